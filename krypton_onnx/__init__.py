@@ -1,0 +1,1 @@
+"""Exact occlusion heatmaps for exported ONNX CNNs."""
