@@ -108,10 +108,16 @@ def same_padding(size: int, span: int, stride: int, *, upper: bool) -> tuple[int
     return (total // 2, total - total // 2) if upper else (total - total // 2, total // 2)
 
 
-def cells_inside(size: int, window: Sliding) -> NDArray[np.int64]:
-    """How many of each output row's `span` input rows are rows of the input, not padding. Shape [extent]."""
+def cells_inside(size: int, window: Sliding, counted: Sliding = Sliding()) -> NDArray[np.int64]:
+    """How many of each output row's `span` rows lie inside the input. Shape [extent].
+
+    Args:
+        size: input rows.
+        window: the sliding window.
+        counted: its `pad` and `pad_end` rows of padding count as inside too.
+    """
     begin = np.arange(window.extent(size)) * window.stride - window.pad
-    return np.minimum(begin + window.span, size) - np.maximum(begin, 0)
+    return np.minimum(begin + window.span, size + counted.pad_end) - np.maximum(begin, -counted.pad)
 
 
 # --------------------------------------------------------------------------------------- region programs
@@ -218,9 +224,7 @@ def window_sizes(program: Program, axis: int, origins: NDArray[np.int64], patch:
     """
     exact = regions(program, axis, origins, patch)
     lower = begins(program, axis, origins)
-    return np.stack(
-        [np.maximum(last - np.maximum(low, 0) + 1, 1) for (_, last), low in zip(exact, lower, strict=True)]
-    )
+    return np.stack([np.maximum(last - np.maximum(low, 0) + 1, 1) for (_, last), low in zip(exact, lower, strict=True)])
 
 
 def region_sizes(program: Program, axis: int, origins: NDArray[np.int64], patch: int) -> NDArray[np.int64]:

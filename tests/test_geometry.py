@@ -13,9 +13,7 @@ from krypton_onnx.geometry import AxisRead, Sliding, Step, Transfer, unchanged
 
 def reached(marked: set[int], window: Sliding, extent: int) -> set[int]:
     """Output rows that read a marked input row, by looking at every one of them."""
-    return {
-        o for o in range(extent) if any(o * window.stride - window.pad + i in marked for i in range(window.span))
-    }
+    return {o for o in range(extent) if any(o * window.stride - window.pad + i in marked for i in range(window.span))}
 
 
 slidings = st.builds(

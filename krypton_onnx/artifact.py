@@ -1,0 +1,152 @@
+"""The artifact: the folder that `compile` writes and a `Session` reads. Needs neither onnx nor ONNX Runtime."""
+
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from krypton_onnx.errors import KryptonError
+from krypton_onnx.plan import FORMAT, Plan
+
+PLAN_FILE = "plan.json"
+SUFFIX = ".krypton"
+
+
+@dataclass(frozen=True, slots=True)
+class Artifact:
+    """A compiled model on disk.
+
+    Attributes:
+        folder: where its files lie.
+        plan: what the compiler decided.
+    """
+
+    folder: Path
+    plan: Plan
+
+
+@dataclass(frozen=True, slots=True)
+class _Manifest:
+    """plan.json: the plan, and checksums of everything else and of the plan itself."""
+
+    plan: Plan
+    files: dict[str, str]
+    checksum: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Version:
+    """The least that a plan.json of any version holds."""
+
+    format: int
+
+
+@dataclass(frozen=True, slots=True)
+class _AnyManifest:
+    plan: _Version
+
+
+def open_artifact(path: str | os.PathLike[str]) -> Artifact:
+    """Open an artifact and check that it is whole and unedited.
+
+    Args:
+        path: the folder.
+
+    Raises:
+        KryptonError: it is missing, incomplete, edited, or of another version.
+    """
+    folder = Path(path)
+    plan_file = folder / PLAN_FILE
+    if not plan_file.is_file():
+        raise KryptonError(
+            f"{folder} is no compiled model: it has no {PLAN_FILE}; make one with 'krypton-onnx compile'."
+        )
+    manifest = _read_manifest(plan_file)
+    if manifest.checksum != _plan_checksum(manifest.plan, manifest.files):
+        raise KryptonError(f"{plan_file} was edited after it was written; compile the model again.")
+    for name, checksum in manifest.files.items():
+        if not (folder / name).is_file():
+            raise KryptonError(f"The compiled model {folder} lacks its file {name}; compile the model again.")
+        if file_checksum(folder / name) != checksum:
+            raise KryptonError(f"{folder / name} was changed after it was written; compile the model again.")
+    return Artifact(folder, manifest.plan)
+
+
+def _read_manifest(plan_file: Path) -> _Manifest:
+    again = "compile the model again"
+    try:
+        content = plan_file.read_bytes()
+        found = msgspec.json.decode(content, type=_AnyManifest).plan.format
+        if found != FORMAT:
+            raise KryptonError(
+                f"{plan_file} is of format {found} and this version reads format {FORMAT}; {again} with this version."
+            )
+        return msgspec.json.decode(content, type=_Manifest)
+    except msgspec.MsgspecError as error:
+        raise KryptonError(f"{plan_file} is damaged ({error}); {again}.") from error
+    except OSError as error:
+        raise KryptonError(f"{plan_file} cannot be read: {error.strerror}.") from error
+
+
+def write_manifest(folder: Path, plan: Plan, files: tuple[str, ...]) -> Artifact:
+    """Write plan.json beside the other files, which are complete."""
+    checksums = {name: file_checksum(folder / name) for name in files}
+    manifest = _Manifest(plan, checksums, _plan_checksum(plan, checksums))
+    (folder / PLAN_FILE).write_bytes(msgspec.json.format(msgspec.json.encode(manifest), indent=1))
+    return Artifact(folder, plan)
+
+
+@contextmanager
+def staged_folder(target: Path) -> Iterator[Path]:
+    """A new folder that becomes `target` if the block ends well, and vanishes if it does not.
+
+    Raises:
+        KryptonError: `target` is something else than an artifact, or the disk refuses.
+    """
+    if target.exists() and not (target / PLAN_FILE).is_file():
+        raise KryptonError(f"{target} exists and is no compiled model; choose another place or remove it.")
+    staging = None
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        staging = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+        yield staging
+        staging.chmod(0o777 & ~_umask())
+        _replace(staging, target)
+    except OSError as error:
+        raise KryptonError(f"The compiled model cannot be written to {target}: {error.strerror or error}.") from error
+    finally:
+        if staging is not None:
+            shutil.rmtree(staging, ignore_errors=True)
+
+
+def _replace(staging: Path, target: Path) -> None:
+    # A folder cannot replace another in one step, so the old one steps aside first.
+    if target.exists():
+        aside = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+        os.replace(target, aside / "old")
+        os.replace(staging, target)
+        shutil.rmtree(aside, ignore_errors=True)
+    else:
+        os.replace(staging, target)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def file_checksum(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _plan_checksum(plan: Plan, files: dict[str, str]) -> str:
+    return hashlib.sha256(msgspec.json.encode([plan, files])).hexdigest()

@@ -1,0 +1,158 @@
+"""`plan.json`: what the compiler decided, and all that a driver in any language needs beside the two graphs."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from krypton_onnx.geometry import Program, Sliding
+
+FORMAT = 1
+"""Version of plan.json. A reader refuses any other."""
+
+
+@dataclass(frozen=True, slots=True)
+class TensorInfo:
+    """An input or output of the source model.
+
+    Attributes:
+        name: as in the model.
+        dtype: numpy's name for the element type.
+        shape: of one query, without the batch axis; None for an extent that is known only at run time.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int | None, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """One row of the incremental graph's input `window_sizes`: tensors that share their window.
+
+    Attributes:
+        step: the region that the window covers, an index into the plan's region program.
+        tensors: names of those tensors.
+        flops: floating-point operations that one cell of the window costs.
+    """
+
+    step: int
+    tensors: tuple[str, ...]
+    flops: int
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """One way in which a view is read.
+
+    Attributes:
+        window: the window that the reader computes; None if it reads the whole map.
+        rows, cols: the input cells that one cell of the window reads.
+    """
+
+    window: int | None
+    rows: Sliding
+    cols: Sliding
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """An activation of the base run, kept as rows [rows·cols, channels].
+
+    Attributes:
+        name: the graph input of the incremental graph, the graph output of the base graph.
+        tensor: the tensor's name in the model.
+        window: the tensor's own window; None for the image, whose window is the patch.
+        rows, cols, channels: its extents.
+        dtype: numpy's name for the element type.
+        reads: who reads it, to find the band that a batch needs.
+    """
+
+    name: str
+    tensor: str
+    window: int | None
+    rows: int
+    cols: int
+    channels: int
+    dtype: str
+    reads: tuple[Read, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class DenseNode:
+    """Where windows end.
+
+    Attributes:
+        node: the operator and its name.
+        reason: why it runs dense.
+    """
+
+    node: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class WindowClasses:
+    """Which origins can share a batch along one axis, for the patch that the plan was made for.
+
+    Attributes:
+        of_origin: class of every origin 0 … extent − patch.
+        sizes: per class, the window's rows (columns) for every window of the plan: one column of `window_sizes`.
+    """
+
+    of_origin: tuple[int, ...]
+    sizes: tuple[tuple[int, ...], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """The model that was compiled.
+
+    Attributes:
+        file: its file name.
+        sha256: of that file's bytes (external data not included).
+    """
+
+    file: str
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Everything in plan.json except the files' checksums.
+
+    Attributes:
+        format: version of this structure.
+        compiler: version of krypton-onnx that wrote it.
+        source: the model.
+        image: the image input; shape [C, H, W].
+        other_inputs: the model's other inputs, with their full shapes.
+        outputs: the model's outputs.
+        patch: (height, width) that the plan was tuned for. Any other patch works too.
+        batch: queries per run of the incremental graph.
+        program: the region program.
+        windows: the rows of `window_sizes`, in order.
+        views: the view inputs, in the order of `view_rows`.
+        dense: where windows end and why.
+        row_classes, col_classes: the window classes for `patch`.
+        per_query: why the tail of the graph runs one query at a time; None if it does not.
+        peak_bytes: see `krypton_onnx.runtime.memory`.
+        preprocess: how a picture becomes the image tensor (`Preprocess.to_dict`), if that was given.
+        labels: class names, if given.
+    """
+
+    format: int
+    compiler: str
+    source: Source
+    image: TensorInfo
+    other_inputs: tuple[TensorInfo, ...]
+    outputs: tuple[TensorInfo, ...]
+    patch: tuple[int, int]
+    batch: int
+    program: Program
+    windows: tuple[Window, ...]
+    views: tuple[View, ...]
+    dense: tuple[DenseNode, ...]
+    row_classes: WindowClasses
+    col_classes: WindowClasses
+    per_query: str | None
+    preprocess: dict[str, Any] | None = None
+    labels: tuple[str, ...] | None = None

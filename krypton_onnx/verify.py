@@ -1,0 +1,237 @@
+"""Verification: incremental answers against the unmodified model, by the definition of exact.
+
+For every output and every query, with ``full`` the source model on the occluded image, ``base`` on the plain one, and
+``noise`` the largest difference that ONNX Runtime's own graph optimisation makes on those images::
+
+    |incremental − full| ≤ 1e-5 · max(1, max|full|)   and   ≤ max(0.01 · max|full − base|, 4 · noise)
+
+Everything has to be finite and integer outputs have to be equal. Models that compute in fewer bits than float32 are
+held to ``4 · noise`` alone.
+"""
+
+import math
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from krypton_onnx.artifact import Artifact, file_checksum
+from krypton_onnx.errors import KryptonError
+from krypton_onnx.plan import Plan, TensorInfo
+from krypton_onnx.preprocess import Preprocess
+from krypton_onnx.runtime.engine import Array, Engine, quiet_options
+from krypton_onnx.runtime.session import Session
+
+RELATIVE = 1e-5
+OF_MOVEMENT = 0.01
+OF_NOISE = 4.0
+
+
+@dataclass(frozen=True, slots=True)
+class OutputCheck:
+    """How one output of the model fared over all queries.
+
+    Attributes:
+        name: of the output.
+        error: the largest |incremental − full|.
+        share: the largest error as a share of what is allowed for its query; at most 1 if the output is exact.
+        moved: the largest |full − base|: how much the queries change the output at all.
+        noise: the largest difference between the source model with and without graph optimisation.
+    """
+
+    name: str
+    error: float
+    share: float
+    moved: float
+    noise: float
+
+    @property
+    def exact(self) -> bool:
+        """Whether every query is within the definition."""
+        return self.share <= 1.0
+
+
+def check_output(
+    name: str, incremental: Array, full: Array, base: Array, noise: float, *, low_precision: bool = False
+) -> OutputCheck:
+    """Hold one output to the definition of exact.
+
+    Args:
+        name: of the output.
+        incremental: [Q, …], from the incremental graph.
+        full: [Q, …], from the source model.
+        base: […], from the source model on the plain image.
+        noise: see the module.
+        low_precision: the model computes in fp16, bf16 or int8.
+    """
+    if incremental.shape != full.shape:
+        return OutputCheck(name, np.inf, np.inf, np.nan, noise)
+    queries = len(full)
+    if full.dtype.kind not in "fc":
+        equal = bool(np.array_equal(incremental, full))
+        return OutputCheck(name, 0.0 if equal else np.inf, 0.0 if equal else np.inf, float(np.any(full != base)), 0.0)
+    exact, ours = full.astype(np.float64).reshape(queries, -1), incremental.astype(np.float64).reshape(queries, -1)
+    error = np.abs(ours - exact).max(axis=1, initial=0.0)
+    moved = np.abs(exact - base.astype(np.float64).reshape(1, -1)).max(axis=1, initial=0.0)
+    allowed = np.maximum(OF_MOVEMENT * moved, OF_NOISE * noise)
+    if low_precision:
+        allowed = np.full(queries, OF_NOISE * noise)
+    else:
+        allowed = np.minimum(allowed, RELATIVE * np.maximum(1.0, np.abs(exact).max(axis=1, initial=0.0)))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        share = np.where(error == 0, 0.0, error / allowed)
+    # NaN compares as false with everything, so that it has to be named.
+    share = np.where(np.isfinite(error), share, np.inf)
+    return OutputCheck(
+        name, float(error.max(initial=0)), float(share.max(initial=0)), float(moved.max(initial=0)), noise
+    )
+
+
+class Source:
+    """The unmodified model in ONNX Runtime, with and without graph optimisation.
+
+    Args:
+        path: the ONNX file.
+        plan: describes its inputs and outputs.
+        others: values for its inputs beside the image.
+
+    Raises:
+        KryptonError: ONNX Runtime refuses the model, for instance because it has no kernel for a node.
+    """
+
+    def __init__(self, path: Path, plan: Plan, others: dict[str, Array]) -> None:
+        self._plan, self._others = plan, others
+        plain = quiet_options()
+        plain.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+        self.optimised = Engine(path)
+        self.unoptimised = Engine(path, options=plain)
+        batch = self.optimised.shapes[plan.image.name][0]
+        self._batch = batch if isinstance(batch, int) else 1
+
+    def run(self, engine: Engine, images: Array) -> dict[str, Array]:
+        """Outputs for images [Q, C, H, W], each in a run of its own, in the batch that was exported: [Q, …]."""
+        results: dict[str, list[Array]] = {o.name: [] for o in self._plan.outputs}
+        for image in images:
+            feed = {self._plan.image.name: np.repeat(image[None], self._batch, axis=0), **self._others}
+            for info, values in zip(self._plan.outputs, engine.run(feed), strict=True):
+                results[info.name].append(values[0] if values.ndim > len(info.shape) else values)
+        return {name: np.stack(values) for name, values in results.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """Queries of one patch size about the probed image.
+
+    Attributes:
+        origins: int64 [Q, 2].
+        content: [Q, C, h, w].
+    """
+
+    origins: NDArray[np.int64]
+    content: Array
+
+    def images(self, image: Array) -> Array:
+        """The occluded images in full: [Q, C, H, W]."""
+        height, width = self.content.shape[2:]
+        images = np.repeat(image[None], len(self.origins), axis=0)
+        for occluded, (y, x), content in zip(images, self.origins, self.content, strict=True):
+            occluded[:, y : y + height, x : x + width] = content
+        return images
+
+
+def verify(
+    model: str | os.PathLike[str], artifact: Artifact, *, queries: int = 64, seed: int = 0
+) -> tuple[OutputCheck, ...]:
+    """Compare random queries with the source model.
+
+    Half of the queries have the patch that the artifact was compiled for, corners first; the others have random
+    sizes from one pixel to the whole image. Content is random, different for each query.
+
+    Args:
+        model: the source model.
+        artifact: compiled from it.
+        queries: how many, at least 8.
+        seed: of the random numbers.
+
+    Returns:
+        A verdict per output.
+
+    Raises:
+        KryptonError: ONNX Runtime refuses one of the graphs, or the model is not the artifact's source.
+    """
+    path, plan = Path(model), artifact.plan
+    if file_checksum(path) != plan.source.sha256:
+        raise KryptonError(f"{artifact.folder} was not compiled from {path}: the model's checksum differs.")
+    rng = np.random.default_rng(seed)
+    others = {info.name: _random(rng, info, ()) for info in plan.other_inputs}
+    source, session = Source(path, plan, others), Session(artifact)
+    image = _random_image(rng, plan, ())
+    base = session.materialize(image, others)
+    base_full = source.run(source.optimised, image[None])
+    incremental, full, plain = {}, {}, {}
+    for probe in _probes(rng, plan, max(queries, 8)):
+        images = probe.images(image)
+        _append(incremental, session.infer(base, probe.origins, probe.content))
+        _append(full, source.run(source.optimised, images))
+        _append(plain, source.run(source.unoptimised, images))
+    return tuple(
+        check_output(
+            info.name,
+            np.concatenate(incremental[info.name]),
+            np.concatenate(full[info.name]),
+            base_full[info.name][0],
+            _difference(np.concatenate(full[info.name]), np.concatenate(plain[info.name])),
+            low_precision="float16" in (info.dtype, plan.image.dtype),
+        )
+        for info in plan.outputs
+    )
+
+
+def _append(collected: dict[str, list[Array]], outputs: dict[str, Array]) -> None:
+    for name, values in outputs.items():
+        collected.setdefault(name, []).append(values)
+
+
+def _difference(a: Array, b: Array) -> float:
+    if a.dtype.kind not in "fc":
+        return 0.0
+    return float(np.abs(a.astype(np.float64) - b.astype(np.float64)).max(initial=0))
+
+
+def _probes(rng: np.random.Generator, plan: Plan, queries: int) -> list[Probe]:
+    planned = _probe(rng, plan, plan.patch, queries - queries // 2)
+    limit = np.array(plan.image.shape[1:], np.int64)
+    odd = [rng.integers(1, limit + 1) for _ in range(queries // 2)]
+    odd[0], odd[-1] = np.ones(2, np.int64), limit
+    return [planned, *(_probe(rng, plan, (int(h), int(w)), 1) for h, w in odd)]
+
+
+def _probe(rng: np.random.Generator, plan: Plan, patch: tuple[int, int], queries: int) -> Probe:
+    limit = np.array(plan.image.shape[1:], np.int64) - patch
+    origins = rng.integers(0, limit + 1, (queries, 2))
+    corners = np.array([(0, 0), (1, 1), (0, 1), (1, 0)]) * limit
+    if queries >= len(corners):
+        origins[: len(corners)] = corners
+    content = _random_image(rng, plan, (queries,))[..., : patch[0], : patch[1]]
+    return Probe(origins, content)
+
+
+def _random_image(rng: np.random.Generator, plan: Plan, lead: tuple[int, ...]) -> Array:
+    """Noise in the range that the model expects, as far as that is known."""
+    if plan.preprocess is None:
+        return _random(rng, plan.image, lead)
+    preprocess = Preprocess.from_dict(plan.preprocess)
+    channels, height, width = plan.image.shape
+    pixels = rng.integers(0, 256, (math.prod(lead), height, width, channels), np.uint8)
+    images = np.stack([preprocess.tensor(p) for p in pixels])
+    return images.reshape(*lead, *plan.image.shape).astype(plan.image.dtype)  # type: ignore[arg-type]
+
+
+def _random(rng: np.random.Generator, info: TensorInfo, lead: tuple[int, ...]) -> Array:
+    shape, dtype = (*lead, *(d or 1 for d in info.shape)), np.dtype(info.dtype)
+    if dtype.kind in "iub":
+        return rng.integers(0, 2 if dtype.kind == "b" else 100, shape).astype(dtype)
+    return rng.standard_normal(shape, np.float32).astype(dtype)

@@ -1,0 +1,35 @@
+"""Building the base graph: image → views, and nothing that no view needs."""
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from krypton_onnx.passes import network
+from krypton_onnx.passes.network import Network
+from krypton_onnx.plan import View
+
+
+def build_base(net: Network, views: tuple[View, ...]) -> gs.Graph:
+    """Cut the model after the last view, and write every view as rows.
+
+    Before: ``image → … → relu1 [1, C, H, W] → … → logits``.
+    After: ``relu1 → Transpose(0, 2, 3, 1) → Reshape(-1, C) → relu1/view [H·W, C]``, for every view.
+
+    Args:
+        net: the normalized model; left as it is.
+        views: what the plan reads.
+    """
+    graph = net.graph.copy()
+    tensors = graph.tensors()
+    graph.outputs = [_rows(graph, tensors[view.tensor], view) for view in views]
+    graph.name = "base"
+    graph.cleanup(remove_unused_graph_inputs=False).toposort()
+    return graph
+
+
+def _rows(graph: gs.Graph, tensor: gs.Tensor, view: View) -> gs.Variable:
+    last = gs.Variable(f"{view.name}/channels_last")
+    rows = gs.Variable(view.name, dtype=np.dtype(view.dtype), shape=[view.rows * view.cols, view.channels])
+    shape = network.constant(f"{view.name}/shape", np.array([-1, view.channels], np.int64))
+    graph.nodes.append(gs.Node("Transpose", last.name, {"perm": [0, 2, 3, 1]}, [tensor], [last]))
+    graph.nodes.append(gs.Node("Reshape", rows.name, {}, [last, shape], [rows]))
+    return rows

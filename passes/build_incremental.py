@@ -1,0 +1,175 @@
+"""Building the incremental graph: views, origins and patch content → the model's outputs for every query."""
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from krypton_onnx.geometry import Sliding
+from krypton_onnx.passes import network
+from krypton_onnx.passes.emit import Emitter
+from krypton_onnx.passes.network import Network, static_shape, values
+from krypton_onnx.passes.operators import WindowRule
+from krypton_onnx.passes.overlay import Box, Overlay
+from krypton_onnx.passes.per_query import per_query_tail
+from krypton_onnx.passes.planner import Layout
+from krypton_onnx.passes.regions import used_names
+
+_POINT = (Sliding(), Sliding())
+
+
+def build_incremental(net: Network, layout: Layout, moving: frozenset[str], lost: dict[str, str]) -> gs.Graph:
+    """Rewrite the model for a batch of queries.
+
+    Before: ``relu1 → Conv(pads=[1, 1, 1, 1]) → conv2``.
+    After, if both are windowed::
+
+        relu1/view ─┐
+        pad row ────┼─ Concat ─ Gather(index) ─ Transpose ─ Conv(pads=0) ─ conv2/window [Q, C, h, w]
+        relu1/window┘                  ▲
+        origins, window_sizes ─ integer nodes
+
+    Args:
+        net: the normalized model; its nodes are copied, not changed.
+        layout: the planner's decisions.
+        moving: names of the tensors that depend on the image.
+        lost: by name, the tensors whose axis 0 is not the batch: they are computed query by query.
+    """
+    builder = _Builder(net, layout, moving)
+    tail = []
+    for node in net.graph.nodes:
+        if node.outputs[0].name in lost:
+            tail.append(node)
+        else:
+            builder.add(node)
+    if tail:
+        builder.add_tail(tail)
+    return builder.finish()
+
+
+class _Builder:
+    def __init__(self, net: Network, layout: Layout, moving: frozenset[str]) -> None:
+        self.net, self.layout, self.moving = net, layout, moving
+        image = net.image_tensor
+        self.emitter = Emitter()
+        self.origins = gs.Variable("origins", np.dtype(np.int64), ["Q", 2])
+        self.content = gs.Variable("patch_content", image.dtype, ["P", image.shape[1], "patch_rows", "patch_cols"])
+        self.window_sizes = gs.Variable("window_sizes", np.dtype(np.int64), [len(layout.windows), 2])
+        self.view_rows = gs.Variable("view_rows", np.dtype(np.int64), [len(layout.views)])
+        self.sources = [
+            gs.Variable(view.name, np.dtype(view.dtype), [f"{view.name}/held", view.channels]) for view in layout.views
+        ]
+        self.others = {t.name: gs.Variable(t.name, t.dtype, t.shape) for t in net.other_inputs}
+        self.views = {view.tensor: number for number, view in enumerate(layout.views)}
+        self.overlay = Overlay(
+            self.emitter,
+            self.origins,
+            self.content,
+            self.window_sizes,
+            self.view_rows,
+            layout.program,
+            layout.windows,
+        )
+        self.windows: dict[str, gs.Variable] = {}
+        self.full: dict[str, gs.Tensor] = dict(self.others)
+
+    def add(self, node: gs.Node) -> None:
+        """Append a node in the form that the plan gives it."""
+        if node.outputs[0].name in self.layout.window_of:
+            self._add_windowed(node)
+        else:
+            self._add_full(node)
+
+    def _add_windowed(self, node: gs.Node) -> None:
+        result = node.outputs[0].name
+        rule = self.layout.rules[result]
+        box = self.overlay.box(self.layout.window_of[result])
+        inputs = [self._windowed_input(node, i, rule, box) for i in range(len(node.inputs))]
+        output = gs.Variable(self.emitter.unique(f"{result}/window"), node.outputs[0].dtype)
+        if node.op == "Pad":  # the read itself has laid the padding around
+            output = inputs[0]
+        else:
+            attrs = {**node.attrs, "pads": [0, 0, 0, 0]} if "pads" in node.attrs else dict(node.attrs)
+            self.emitter.nodes.append(gs.Node(node.op, node.name, attrs, inputs, [output], domain=node.domain))
+        self.windows[result] = output
+
+    def _windowed_input(self, node: gs.Node, index: int, rule: WindowRule, box: Box) -> gs.Tensor:
+        tensor, result = node.inputs[index], node.outputs[0].name
+        if index in rule.spatial_constants:
+            shape = (1,) * (4 - len(tensor.shape)) + tuple(tensor.shape)
+            rows, cols = (static_shape(node.outputs[0]) or shape)[2:]
+            full = np.broadcast_to(np.asarray(values(tensor)).reshape(shape[1:]), (shape[1], rows, cols))
+            return self.overlay.read_constant(full, box, f"{tensor.name}/at_{result}")
+        if tensor.name not in self.moving:
+            return self._still(tensor)
+        if rule.is_pointwise and self.layout.window_of.get(tensor.name) == self.layout.window_of[result]:
+            return self.windows[tensor.name]
+        return self._read(tensor.name, box, (rule.rows, rule.cols), rule.pad_value, f"{tensor.name}/for_{result}")
+
+    def _read(
+        self, tensor: str, box: Box, sliding: tuple[Sliding, Sliding], pad_value: float | None, name: str
+    ) -> gs.Variable:
+        number = self.views[tensor]
+        view, source = self.layout.views[number], self.sources[number]
+        return self.overlay.read(source, number, view, self.windows.get(tensor), box, sliding, pad_value, name)
+
+    def _add_full(self, node: gs.Node) -> None:
+        # Subgraphs name outer tensors without listing them: those must stand under their own names.
+        for name in used_names(node):
+            if name in self.moving:
+                self._whole(name)
+        inputs = [self._whole(t.name) if t.name in self.moving else self._still(t) for t in node.inputs]
+        outputs = [gs.Variable(t.name, t.dtype) for t in node.outputs]
+        self.emitter.nodes.append(node.copy(inputs=inputs, outputs=outputs))
+        self.full.update({t.name: t for t in outputs})
+
+    def _still(self, tensor: gs.Tensor) -> gs.Tensor:
+        """A tensor that does not depend on the image."""
+        if isinstance(tensor, gs.Constant) or network.is_absent(tensor):
+            return self.full.setdefault(tensor.name, tensor.copy())
+        return self.full[tensor.name]
+
+    def _whole(self, tensor: str) -> gs.Tensor:
+        """The full map of a tensor for every query, assembled once."""
+        if tensor not in self.full:
+            view = self.layout.views[self.views[tensor]]
+            box = self.overlay.whole(view.rows, view.cols)
+            self.full[tensor] = self._read(tensor, box, _POINT, None, self.emitter.unique(tensor))
+        return self.full[tensor]
+
+    def add_tail(self, nodes: list[gs.Node]) -> None:
+        """Append the nodes that lose the batch axis, to run once a query."""
+        made = {t.name for n in nodes for t in n.outputs}
+        used = dict.fromkeys(name for n in nodes for name in used_names(n))
+        carried = [self._whole(name) for name in used if name in self.moving and name not in made]
+        wanted = [t for t in self.net.graph.outputs if t.name in made]
+        outputs = per_query_tail(self.emitter, nodes, carried, wanted, self.full)
+        self.full.update({t.name: t for t in outputs})
+
+    def finish(self) -> gs.Graph:
+        """The graph, without nodes that nothing reads."""
+        outputs = []
+        for wanted in self.net.graph.outputs:
+            tensor = self._whole(wanted.name) if wanted.name in self.moving else self.full[wanted.name]
+            tensor.dtype = wanted.dtype
+            tensor.shape = self._output_shape(wanted)
+            outputs.append(tensor)
+        graph = gs.Graph(
+            self.emitter.nodes,
+            [self.origins, self.content, self.window_sizes, self.view_rows, *self.sources, *self.others.values()],
+            outputs,
+            name="incremental",
+            opset=self.net.graph.opset,
+            import_domains=self.net.graph.import_domains,
+        )
+        return graph.cleanup(remove_unused_graph_inputs=False).toposort()
+
+    def _output_shape(self, wanted: gs.Variable) -> list[int | str | None]:
+        shape = list(wanted.shape)
+        if wanted.name not in self.moving:
+            return shape
+        return ["Q", *query_shape(wanted)]
+
+
+def query_shape(output: gs.Variable) -> tuple[int | None, ...]:
+    """One query's share of a model output: its shape for one image, without a leading 1."""
+    shape = tuple(d if isinstance(d, int) else None for d in output.shape)
+    return shape[1:] if shape[:1] == (1,) else shape

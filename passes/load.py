@@ -1,0 +1,193 @@
+"""Reading a model: from a file on disk to a `Network` of opset 17 or later whose weights are detached."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import google.protobuf.message
+import onnx
+import onnx.inliner
+import onnx.version_converter
+import onnx_graphsurgeon as gs
+
+from krypton_onnx.errors import KryptonError
+from krypton_onnx.passes import network
+from krypton_onnx.passes.network import Array, Network
+
+OLDEST_OPSET = 7
+TARGET_OPSET = 17
+_CONVOLUTIONS = {"Conv", "ConvTranspose", "ConvInteger", "QLinearConv", "FusedConv"}
+
+
+def load(path: Path, *, image_input: str | None = None, input_size: tuple[int, int] | None = None) -> Network:
+    """Read a model and settle its image input.
+
+    Args:
+        path: an ONNX file of opset 7 or later; external data lies in its folder.
+        image_input: name of the image input, needed where several inputs have four dimensions.
+        input_size: (height, width), needed where the model leaves them open.
+
+    Raises:
+        KryptonError: for anything that makes the file unusable, in one sentence.
+    """
+    model = read_model(path)
+    _refuse_without_convolution(model, path)
+    weights = _detach(model, path)
+    model = _raise_opset(onnx.inliner.inline_local_functions(model), path)
+    graph = gs.import_onnx(model)
+    for tensor in [t for t in graph.inputs if t.name in weights]:
+        graph.inputs.remove(tensor)
+        network.become_constant(tensor, weights[tensor.name])
+    image = _image_input(graph, image_input, path)
+    _fix_image_shape(image, input_size, path)
+    graph.cleanup(remove_unused_graph_inputs=False).toposort()
+    for node in graph.nodes:
+        node.name = node.name or node.outputs[0].name
+    return Network(graph, image.name)
+
+
+def read_model(path: Path) -> onnx.ModelProto:
+    """Parse the file, without external data.
+
+    Raises:
+        KryptonError: the file is missing, not ONNX, or of an opset that is too old.
+    """
+    if not path.is_file():
+        raise KryptonError(f"There is no model file at {path}.")
+    try:
+        model = onnx.load(path, load_external_data=False)
+    except (google.protobuf.message.DecodeError, ValueError) as error:
+        raise KryptonError(f"{path} is not an ONNX model, or is cut short: it cannot be parsed.") from error
+    except OSError as error:
+        raise KryptonError(f"{path} cannot be read: {error.strerror}.") from error
+    if not model.graph.node or not model.opset_import:
+        raise KryptonError(f"{path} is not an ONNX model: it holds no graph.")
+    opset = _opset(model)
+    if opset < OLDEST_OPSET:
+        raise KryptonError(
+            f"{path} uses ONNX opset {opset}; opset {OLDEST_OPSET} or later is needed: export the model anew."
+        )
+    return model
+
+
+def _opset(model: onnx.ModelProto) -> int:
+    return next((int(o.version) for o in model.opset_import if o.domain in ("", "ai.onnx")), TARGET_OPSET)
+
+
+def _refuse_without_convolution(model: onnx.ModelProto, path: Path) -> None:
+    operators = {n.op_type for n in model.graph.node} | {n.op_type for f in model.functions for n in f.node}
+    if not operators & _CONVOLUTIONS:
+        raise KryptonError(f"{path} holds no convolution: only CNNs can be recomputed window by window.")
+
+
+def _detach(model: onnx.ModelProto, path: Path) -> dict[str, Array]:
+    """Move large initializers out of the model, in place; in it they become graph inputs of the same name."""
+    listed = {i.name for i in model.graph.input}
+    kept, weights = [], {}
+    for tensor in model.graph.initializer:
+        array = _array(tensor, path)
+        if array.nbytes <= network.DETACH_BYTES:
+            kept.append(onnx.numpy_helper.from_array(array, tensor.name))
+            continue
+        weights[tensor.name] = array
+        if tensor.name not in listed:  # up to IR 3 every initializer is listed as an input too
+            model.graph.input.append(onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, array.shape))
+    for attribute in _tensor_attributes(model.graph):
+        attribute.CopyFrom(onnx.numpy_helper.from_array(_array(attribute, path), attribute.name))
+    small = {t.name for t in kept}
+    inputs = [i for i in model.graph.input if i.name not in small]
+    for field, items in ((model.graph.initializer, kept), (model.graph.input, inputs)):
+        del field[:]
+        field.extend(items)
+    return weights
+
+
+def _tensor_attributes(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
+    """External tensors in attributes and subgraphs."""
+    for part in network.graphs_of(graph):
+        if part is not graph:
+            yield from (t for t in part.initializer if network.is_external(t))
+        tensors = (a.t for n in part.node for a in n.attribute if a.type == onnx.AttributeProto.TENSOR)
+        yield from (t for t in tensors if network.is_external(t))
+
+
+def _array(tensor: onnx.TensorProto, path: Path) -> Array:
+    if network.is_external(tensor):
+        _refuse_outside(tensor, path)
+    try:
+        return onnx.numpy_helper.to_array(tensor, base_dir=str(path.parent))
+    except (ValueError, OSError, TypeError, onnx.checker.ValidationError) as error:
+        raise KryptonError(
+            f"The weight '{tensor.name}' of {path} cannot be read: its data are missing, cut short or malformed."
+        ) from error
+
+
+def _refuse_outside(tensor: onnx.TensorProto, path: Path) -> None:
+    """External data must lie in the model's own folder, links followed: a model file is untrusted input."""
+    location = next((e.value for e in tensor.external_data if e.key == "location"), "")
+    folder = path.parent.resolve()
+    target = (folder / location).resolve()
+    if not location or folder not in target.parents:
+        raise KryptonError(
+            f"The weight '{tensor.name}' of {path} points to '{location}', outside the model's folder; "
+            "external data must lie beside the model."
+        )
+    if not target.is_file():
+        raise KryptonError(f"The weight '{tensor.name}' of {path} needs the file {target}, which is missing.")
+
+
+def _raise_opset(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:
+    opset = _opset(model)
+    del model.graph.value_info[:]
+    model.ir_version = max(model.ir_version, 8)
+    if opset >= TARGET_OPSET:
+        return model
+    try:
+        return onnx.version_converter.convert_version(model, TARGET_OPSET)
+    except Exception as error:  # the converter throws whatever its C++ assertions give
+        reason = " ".join(str(error).split())[:300]
+        raise KryptonError(
+            f"{path} of opset {opset} cannot be raised to opset {TARGET_OPSET}: {reason} "
+            "Export it again with a newer opset."
+        ) from error
+
+
+def _image_input(graph: gs.Graph, wanted: str | None, path: Path) -> gs.Variable:
+    inputs = {t.name: t for t in graph.inputs}
+    images = [t for t in graph.inputs if t.shape is not None and len(t.shape) == 4]
+    if wanted is not None:
+        if wanted not in inputs:
+            raise KryptonError(f"{path} has no input '{wanted}'; its inputs are {_names(inputs)}.")
+        if inputs[wanted] not in images:
+            raise KryptonError(f"Input '{wanted}' of {path} is no image: it does not have four dimensions.")
+        return inputs[wanted]
+    if not images:
+        raise KryptonError(f"{path} has no 4-D image input [N, C, H, W]; its inputs are {_names(inputs)}.")
+    if len(images) > 1:
+        raise KryptonError(
+            f"{path} has several 4-D inputs ({_names({t.name: t for t in images})}); "
+            "name the image with --image-input (image_input=...)."
+        )
+    return images[0]
+
+
+def _names(inputs: dict[str, gs.Variable]) -> str:
+    return ", ".join(f"'{name}' {t.shape}" for name, t in inputs.items()) or "none"
+
+
+def _fix_image_shape(image: gs.Variable, size: tuple[int, int] | None, path: Path) -> None:
+    _, channels, *extents = (d if isinstance(d, int) and d > 0 else None for d in image.shape)
+    if channels is None:
+        raise KryptonError(
+            f"The image input '{image.name}' of {path} leaves its channels open: export it with a fixed number."
+        )
+    if size is None and None in extents:
+        raise KryptonError(
+            f"The image input '{image.name}' of {path} leaves its height or width open: "
+            "give them with --input-size HxW (input_size=(H, W))."
+        )
+    if size is not None and any(e not in (None, s) for e, s in zip(extents, size, strict=True)):
+        raise KryptonError(
+            f"The image input '{image.name}' of {path} is fixed to {extents[0]}x{extents[1]}; "
+            f"the size {size[0]}x{size[1]} cannot be set."
+        )
+    image.shape = [1, channels, *(size or extents)]

@@ -1,0 +1,149 @@
+"""Transforms that bring a model into the form that the analyses know: fewer operators, each stated plainly."""
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from krypton_onnx.errors import KryptonError
+from krypton_onnx.passes import network
+from krypton_onnx.passes.network import Array, Network, describe, static_shape, values
+
+
+def remove_inference_noops(net: Network) -> Network:
+    """Remove Identity and inference-mode Dropout.
+
+    Before: ``x → Dropout → y → Conv``. After: ``x → Conv``.
+
+    Raises:
+        KryptonError: a Dropout or BatchNormalization is exported in training mode.
+    """
+    outputs = {id(t) for t in net.graph.outputs}
+    for node in net.graph.nodes:
+        _refuse_training(node)
+        mask_used = len(node.outputs) > 1 and (node.outputs[1].outputs or id(node.outputs[1]) in outputs)
+        # A graph output keeps its name, and so the node that makes it.
+        if node.op in ("Identity", "Dropout") and not mask_used and id(node.outputs[0]) not in outputs:
+            _bypass(node)
+    return _cleaned(net)
+
+
+def _refuse_training(node: gs.Node) -> None:
+    training = node.attrs.get("training_mode", 0)
+    if node.op == "Dropout" and len(node.inputs) > 2 and not network.is_absent(node.inputs[2]):
+        known = values(node.inputs[2])
+        training = known is None or bool(known)
+    if training:
+        raise KryptonError(f"The {describe(node)} is exported in training mode: export the model for inference.")
+
+
+def fold_zero_pads(net: Network) -> Network:
+    """Merge a zero Pad of rows and columns into the convolutions that read it.
+
+    Before: ``Pad(0, [.., 1, 1, .., 1, 1]) → Conv(pads=[0, 0, 0, 0])``. After: ``Conv(pads=[1, 1, 1, 1])``.
+    """
+    for node in net.graph.nodes:
+        pads = zero_padding(node)
+        if pads is None:
+            continue
+        for conv in [c for c in node.outputs[0].outputs if c.op == "Conv" and c.inputs[0] is node.outputs[0]]:
+            own = conv.attrs.get("pads", [0] * len(pads))
+            conv.attrs["pads"] = [a + b for a, b in zip(own, pads, strict=True)]
+            conv.inputs[0] = node.inputs[0]
+    return _cleaned(net)
+
+
+def zero_padding(node: gs.Node) -> list[int] | None:
+    """The [top, left, bottom, right] of a Pad that adds zeros to the spatial axes of an image, else None."""
+    known = constant_padding(node)
+    if known is None or known[1] != 0 or min(known[0]) < 0:
+        return None
+    return known[0]
+
+
+def constant_padding(node: gs.Node) -> tuple[list[int], float] | None:
+    """([top, left, bottom, right], value) of a constant Pad of a 4-D tensor's spatial axes, else None."""
+    shape = static_shape(node.inputs[0]) if node.op == "Pad" else None
+    if shape is None or len(shape) != 4 or node.attrs.get("mode", "constant") != "constant":
+        return None
+    amounts = values(node.inputs[1])
+    axes = network.input_or_none(node, 3)
+    fill = network.input_or_none(node, 2)
+    known_axes = np.arange(4) if axes is None else values(axes)
+    known_fill = np.zeros(()) if fill is None else values(fill)
+    if amounts is None or known_axes is None or known_fill is None:
+        return None
+    pads = np.zeros(8, np.int64)
+    places = np.asarray(known_axes, np.int64) % 4
+    pads[np.concatenate([places, places + 4])] = amounts
+    if pads[[0, 1, 4, 5]].any():
+        return None
+    return [int(p) for p in pads[[2, 3, 6, 7]]], float(np.asarray(known_fill).reshape(()))
+
+
+def fold_batch_norm(net: Network) -> Network:
+    """Fold an inference-mode BatchNormalization into the Conv that feeds it alone.
+
+    Before: ``Conv(W) → BatchNormalization(γ, β, μ, σ²)``. After: ``Conv(W·γ/σ, (b − μ)·γ/σ + β)``.
+    """
+    outputs = {id(t) for t in net.graph.outputs}
+    for node in net.graph.nodes:
+        if node.op != "BatchNormalization" or not node.inputs[0].inputs:
+            continue
+        conv = node.inputs[0].inputs[0]
+        alone = len(conv.outputs[0].outputs) == 1 and id(conv.outputs[0]) not in outputs
+        folded = _folded_weights(conv, node) if conv.op == "Conv" and alone else None
+        if folded is None:
+            continue
+        weight, bias = folded
+        # Named after the result: a weight that two convolutions share may be folded in two ways.
+        name = node.outputs[0].name
+        conv.inputs = [
+            conv.inputs[0],
+            network.constant(f"{name}/weight", weight),
+            network.constant(f"{name}/bias", bias),
+        ]
+        conv.outputs = [node.outputs[0]]
+        node.outputs.clear()
+    return _cleaned(net)
+
+
+def _folded_weights(conv: gs.Node, norm: gs.Node) -> tuple[Array, Array] | None:
+    known = [values(t) for t in (conv.inputs[1], *norm.inputs[1:5])]
+    bias_tensor = network.input_or_none(conv, 2)
+    bias = np.zeros(()) if bias_tensor is None else values(bias_tensor)
+    if bias is None or any(k is None for k in known) or len(norm.outputs) > 1:
+        return None
+    weight, gamma, beta, mean, variance = (np.asarray(k, np.float64) for k in known)
+    dtype = conv.inputs[1].dtype
+    factor = gamma / np.sqrt(variance + norm.attrs.get("epsilon", 1e-5))
+    folded = weight * factor.reshape(-1, *[1] * (weight.ndim - 1))
+    return folded.astype(dtype), ((bias - mean) * factor + beta).astype(dtype)
+
+
+def free_reshapes(net: Network) -> Network:
+    """Let a Reshape that keeps one leading 1 carry any number of queries there.
+
+    Before: ``Reshape(x [1, 512, 1, 1], [1, 512])``. After: ``Reshape(x, [-1, 512])``. The same for one image; and as
+    elements keep their order, each query of a batch keeps its own.
+    """
+    for node in net.graph.nodes:
+        if node.op != "Reshape" or values(node.inputs[1]) is None:
+            continue
+        before, after = static_shape(node.inputs[0]), static_shape(node.outputs[0])
+        if before and after and before[0] == after[0] == 1 and 0 not in after:
+            node.attrs.pop("allowzero", None)
+            name = f"{node.outputs[0].name}/shape"
+            node.inputs[1] = network.constant(name, np.array([-1, *after[1:]], np.int64))
+    return net
+
+
+def _bypass(node: gs.Node) -> None:
+    source, result = node.inputs[0], node.outputs[0]
+    for consumer in list(result.outputs):
+        for index, tensor in enumerate(consumer.inputs):
+            if tensor is result:
+                consumer.inputs[index] = source
+
+
+def _cleaned(net: Network) -> Network:
+    net.graph.cleanup(remove_unused_graph_inputs=False).toposort()
+    return net

@@ -1,0 +1,182 @@
+"""Emitting reads through the overlay: the mechanics of `geometry.overlay_index` on the tensors of a graph."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from krypton_onnx import geometry
+from krypton_onnx.geometry import AxisRead, Program, Sliding
+from krypton_onnx.passes.emit import INDEX, Emitter, IntArray, IntGraph
+from krypton_onnx.plan import View, Window
+
+TO_ROWS = [0, 2, 3, 1]
+TO_MAPS = [0, 3, 1, 2]
+
+
+@dataclass(frozen=True, slots=True)
+class Box:
+    """A window of each query: starts [Q] and sizes (scalars) per axis."""
+
+    starts: tuple[IntArray, IntArray]
+    sizes: tuple[IntArray | int, IntArray | int]
+
+
+class Overlay:
+    """Reads windows of views over which each query's own window is laid.
+
+    Args:
+        emitter: receives the nodes.
+        origins: int64 [Q, 2].
+        patch_content: [Q or 1, C, h, w].
+        window_sizes: int64 [T, 2].
+        view_rows: int64 [V].
+        program: the region program.
+        windows: what the rows of window_sizes mean.
+    """
+
+    def __init__(
+        self,
+        emitter: Emitter,
+        origins: gs.Variable,
+        patch_content: gs.Variable,
+        window_sizes: gs.Variable,
+        view_rows: gs.Variable,
+        program: Program,
+        windows: tuple[Window, ...],
+    ) -> None:
+        self.emitter = emitter
+        self.xp = IntGraph(emitter)
+        columns = [self._index(self._element(origins, axis, along=1), f"origin/{n}") for axis, n in enumerate("yx")]
+        self._query = self.xp.arange(self._dimension(origins, 0))
+        self._begins = [geometry.begins(program, axis, columns[axis], self.xp) for axis in (0, 1)]
+        self._program, self._windows = program, windows
+        self._sizes = self._index(self._flat(window_sizes), "window_sizes/int32")
+        self._view_rows = self._index(view_rows, "view_rows/int32")
+        self._patch = Box(
+            (columns[0], columns[1]), (self._dimension(patch_content, 2), self._dimension(patch_content, 3))
+        )
+        content = emitter.op("Expand", patch_content, self._lead_shape(origins), name="patch_content/every_query")
+        self._content = content
+
+    # ------------------------------------------------------------------------------------------------ boxes
+
+    def box(self, window: int | None) -> Box:
+        """Where a window lies; None is the patch."""
+        if window is None:
+            return self._patch
+        step = self._windows[window].step
+        sizes = [
+            self.xp.wrap(self._element(self._sizes.tensor, 2 * window + axis, name=f"window{window}/{n}"))
+            for axis, n in enumerate(("rows", "cols"))
+        ]
+        starts = [
+            geometry.window_start(self._begins[axis][step], sizes[axis], self._program[step].extents[axis], self.xp)
+            for axis in (0, 1)
+        ]
+        return Box((starts[0], starts[1]), (sizes[0], sizes[1]))
+
+    def whole(self, rows: int, cols: int) -> Box:
+        """The whole map, as a box."""
+        zero = self.xp.wrap(self.emitter.constant(np.zeros(1, INDEX)))
+        return Box((zero, zero), (rows, cols))
+
+    # ------------------------------------------------------------------------------------------------ reads
+
+    def read(
+        self,
+        source: gs.Variable,
+        number: int,
+        view: View,
+        own: gs.Variable | None,
+        target: Box,
+        sliding: tuple[Sliding, Sliding],
+        pad_value: float | None,
+        name: str,
+    ) -> gs.Variable:
+        """What the cells of `target` read of a view under the overlay.
+
+        Args:
+            source: the view's graph input [rows, C].
+            number: the view's position in view_rows.
+            view: its description.
+            own: the queries' own windows [Q, C, h, w]; None for the image, whose windows are the patches.
+            target: the box that the reader computes.
+            sliding: what one of its cells reads, per axis.
+            pad_value: what lies outside the tensor; None if nothing there is read.
+            name: of the result.
+
+        Returns:
+            [Q, C, read rows, read columns].
+        """
+        held = self._element(self._view_rows.tensor, number, name=f"{view.name}/first_row")
+        rows = self._dimension(source, 0)
+        boxed = self.box(view.window)
+        padded = pad_value is not None
+        reads = [
+            AxisRead(
+                geometry.read_begin(target.starts[axis], sliding[axis]),
+                geometry.read_count(target.sizes[axis], sliding[axis]),
+                boxed.starts[axis],
+                boxed.sizes[axis],
+                (view.rows, view.cols)[axis],
+                padded and (sliding[axis].pad > 0 or sliding[axis].pad_end > 0),
+            )
+            for axis in (0, 1)
+        ]
+        cells = boxed.sizes[0] * boxed.sizes[1]
+        own_index = self._query * cells + (rows + int(padded))
+        index = geometry.overlay_index(reads[0], reads[1], self.xp.wrap(held), rows, own_index, self.xp)
+        pool = self._pool(source, view, own, pad_value)
+        return self._gather(pool, index, name)
+
+    def _pool(self, source: gs.Variable, view: View, own: gs.Variable | None, pad_value: float | None) -> gs.Variable:
+        """`Concat(view rows, pad row, window rows)`."""
+        windows = self._as_rows(self._content if own is None else own, view.channels, f"{view.tensor}/window_rows")
+        parts = [source, windows]
+        if pad_value is not None:
+            parts.insert(1, self.emitter.constant(np.full((1, view.channels), pad_value, view.dtype), "pad_row"))
+        return self.emitter.op("Concat", *parts, name=f"{view.tensor}/overlay", axis=0)
+
+    def read_constant(
+        self, values: "np.ndarray[tuple[int, ...], np.dtype[np.generic]]", target: Box, name: str
+    ) -> gs.Variable:
+        """The part of a constant map [C, H, W] that lies in a box. Returns [Q, C, rows, columns]."""
+        channels, rows, cols = values.shape
+        table = self.emitter.constant(values.transpose(1, 2, 0).reshape(rows * cols, channels), f"{name}/rows")
+        axes = [
+            AxisRead(target.starts[axis], target.sizes[axis], target.starts[axis], 0, values.shape[axis + 1], False)
+            for axis in (0, 1)
+        ]
+        return self._gather(table, geometry.map_index(axes[0], axes[1], 0, 0, self.xp), name)
+
+    def _gather(self, table: gs.Tensor, index: IntArray, name: str) -> gs.Variable:
+        cells = self.emitter.op("Gather", table, index.tensor, name=f"{name}/cells", axis=0)
+        return self.emitter.op("Transpose", cells, name=name, perm=TO_MAPS)
+
+    def _as_rows(self, maps: gs.Variable, channels: int, name: str) -> gs.Variable:
+        last = self.emitter.op("Transpose", maps, name=f"{name}/channels_last", perm=TO_ROWS)
+        return self.emitter.op("Reshape", last, self.emitter.constant(np.array([-1, channels], np.int64)), name=name)
+
+    # ---------------------------------------------------------------------------------------- small change
+
+    def _index(self, tensor: gs.Variable, name: str) -> IntArray:
+        return self.xp.wrap(self.emitter.op("Cast", tensor, name=name, to=INDEX))
+
+    def _element(self, tensor: gs.Variable, position: int, along: int = 0, name: str | None = None) -> gs.Variable:
+        return self.emitter.op(
+            "Gather", tensor, self.emitter.constant(np.array(position, np.int64)), name=name, axis=along
+        )
+
+    def _dimension(self, tensor: gs.Variable, axis: int) -> IntArray:
+        shape = self.emitter.op("Shape", tensor, name=f"{tensor.name}/shape")
+        return self._index(self._element(shape, axis), f"{tensor.name}/extent{axis}")
+
+    def _flat(self, tensor: gs.Variable) -> gs.Variable:
+        return self.emitter.op("Reshape", tensor, self.emitter.constant(np.array([-1], np.int64)))
+
+    def _lead_shape(self, origins: gs.Variable) -> gs.Variable:
+        """[Q, 1, 1, 1], to which a single patch content is expanded."""
+        queries = self.emitter.op("Shape", origins, start=0, end=1)
+        ones = self.emitter.constant(np.ones(3, np.int64))
+        return self.emitter.op("Concat", queries, ones, axis=0)

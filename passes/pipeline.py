@@ -1,0 +1,121 @@
+"""The compiler, end to end: a model file becomes two graphs and a plan."""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from krypton_onnx.classes import axis_classes
+from krypton_onnx.errors import KryptonError
+from krypton_onnx.passes import network
+from krypton_onnx.passes.batch_axes import lost_batch_axes
+from krypton_onnx.passes.build_base import build_base
+from krypton_onnx.passes.build_incremental import build_incremental, query_shape
+from krypton_onnx.passes.load import load
+from krypton_onnx.passes.network import Network, static_shape
+from krypton_onnx.passes.normalize import fold_batch_norm, fold_zero_pads, free_reshapes, remove_inference_noops
+from krypton_onnx.passes.planner import BATCH, Layout, plan_layout
+from krypton_onnx.passes.regions import Regions, analyse_regions
+from krypton_onnx.passes.static_shapes import static_shapes
+from krypton_onnx.plan import FORMAT, Plan, Source, TensorInfo, WindowClasses
+
+TRANSFORMS = (static_shapes, remove_inference_noops, fold_zero_pads, fold_batch_norm, free_reshapes)
+"""The normalization, in order. After each the graph is checked and its shapes are inferred anew."""
+
+PLANNED_CLASSES = 8
+"""Window classes per axis in plan.json."""
+
+
+@dataclass(frozen=True, slots=True)
+class Compiled:
+    """The result: two graphs that share detached weights, and what a driver must know."""
+
+    base: gs.Graph
+    incremental: gs.Graph
+    plan: Plan
+
+
+def normalized(
+    path: Path, *, image_input: str | None = None, input_size: tuple[int, int] | None = None
+) -> tuple[Network, Regions]:
+    """Load a model, run all transforms, and find its regions.
+
+    Raises:
+        KryptonError: the model cannot be read or is not consistent.
+    """
+    net = load(path, image_input=image_input, input_size=input_size)
+    for transform in TRANSFORMS:
+        net = transform(net)
+        network.infer_shapes(net, after=transform.__name__)
+    return net, analyse_regions(net)
+
+
+def compile_graphs(
+    path: Path,
+    *,
+    patch: tuple[int, int],
+    version: str,
+    image_input: str | None = None,
+    input_size: tuple[int, int] | None = None,
+    preprocess: dict[str, Any] | None = None,
+    labels: tuple[str, ...] | None = None,
+) -> Compiled:
+    """Compile a model.
+
+    Args:
+        path: the ONNX file.
+        patch: (height, width) to tune the plan for.
+        version: of krypton-onnx, for the record.
+        image_input: see `load`.
+        input_size: see `load`.
+        preprocess: stored in the plan as it is.
+        labels: stored in the plan as they are.
+
+    Raises:
+        KryptonError: the model cannot be compiled, or the patch is larger than its image.
+    """
+    net, regions = normalized(path, image_input=image_input, input_size=input_size)
+    height, width = regions.program[0].extents
+    if not (1 <= patch[0] <= height and 1 <= patch[1] <= width):
+        raise KryptonError(f"A patch of {patch[0]}x{patch[1]} does not fit into the model's {height}x{width} image.")
+    layout = plan_layout(net, regions, patch)
+    moving = frozenset(regions.states)
+    lost = lost_batch_axes(net, moving, frozenset(layout.window_of))
+    plan = Plan(
+        format=FORMAT,
+        compiler=version,
+        source=Source(path.name, hashlib.sha256(path.read_bytes()).hexdigest()),
+        image=_info(net.image_tensor, leading=1),
+        other_inputs=tuple(_info(t) for t in net.other_inputs),
+        outputs=tuple(TensorInfo(t.name, np.dtype(t.dtype).name, query_shape(t)) for t in net.graph.outputs),
+        patch=patch,
+        batch=BATCH,
+        program=layout.program,
+        windows=layout.windows,
+        views=layout.views,
+        dense=layout.dense,
+        row_classes=_planned_classes(layout, 0, height, patch[0]),
+        col_classes=_planned_classes(layout, 1, width, patch[1]),
+        per_query=next(iter(lost.values()), None),
+        preprocess=preprocess,
+        labels=labels,
+    )
+    return Compiled(build_base(net, layout.views), build_incremental(net, layout, moving, lost), plan)
+
+
+def _info(tensor: gs.Variable, leading: int = 0) -> TensorInfo:
+    shape = static_shape(tensor)
+    if shape is None:
+        raise KryptonError(
+            f"The input '{tensor.name}' has the open shape {tensor.shape}: export the model with a fixed shape for it."
+        )
+    return TensorInfo(tensor.name, np.dtype(tensor.dtype).name, shape[leading:])
+
+
+def _planned_classes(layout: Layout, axis: int, extent: int, patch: int) -> WindowClasses:
+    origins = np.arange(extent - patch + 1)
+    labels, sizes = axis_classes(layout.program, layout.windows, axis, origins, patch, PLANNED_CLASSES)
+    return WindowClasses(tuple(labels.tolist()), tuple(tuple(row) for row in sizes.tolist()))

@@ -1,0 +1,186 @@
+"""The planner: policy. Where windows end, which tensors share a window, what is kept as a view.
+
+Its decisions depend on the model and on the patch it is told to expect, never on the machine, so that an artifact
+is the same wherever it is made.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from krypton_onnx import geometry
+from krypton_onnx.geometry import Program, Sliding, Step, unchanged
+from krypton_onnx.passes.flops import flops_per_cell
+from krypton_onnx.passes.network import Network, describe, static_shape
+from krypton_onnx.passes.operators import WindowRule
+from krypton_onnx.passes.regions import Dense, Regions, Windowed, used_names
+from krypton_onnx.plan import DenseNode, Read, View, Window
+
+DENSE_COVERAGE = 0.75
+"""A tensor of which the mean region covers this share is computed in full: native speed beats windows there."""
+
+JOIN_COVERAGE = 0.75
+"""A branch whose region has at least this share of its merge's is computed at the merge's size; a smaller one is
+re-read through the overlay, which costs bytes in place of arithmetic."""
+
+BATCH = 16
+"""Queries per run. Small batches stay in cache; larger ones pay only where a fully connected layer dominates."""
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """What the planner decided.
+
+    Attributes:
+        program: the regions' program, extended by the hulls of shared windows.
+        windows: the rows of `window_sizes`.
+        window_of: index into windows, by name, for every tensor that is computed in windows.
+        rules: the window rules of the nodes that compute them, by first output.
+        views: the tensors that are read through the overlay.
+        dense: the nodes at which windows end, and why.
+    """
+
+    program: Program
+    windows: tuple[Window, ...]
+    window_of: dict[str, int]
+    rules: dict[str, WindowRule]
+    views: tuple[View, ...]
+    dense: tuple[DenseNode, ...]
+
+
+def plan_layout(net: Network, regions: Regions, patch: tuple[int, int]) -> Layout:
+    """Decide the layout for queries with about this patch.
+
+    Args:
+        net: the normalized model.
+        regions: its analysis.
+        patch: (height, width) of the patch to tune for.
+    """
+    areas = mean_areas(regions.program, patch)
+    windowed, dense = _frontier(net, regions, areas)
+    groups = _share_windows(net, regions, windowed, areas)
+    program, windows, window_of = _windows(net, regions, groups)
+    rules = {name: rule for name, rule in regions.rules.items() if name in windowed}
+    views = _views(net, regions, rules, window_of)
+    return Layout(program, windows, window_of, rules, views, dense)
+
+
+def mean_areas(program: Program, patch: tuple[int, int]) -> list[float]:
+    """Cells of the mean query's region, over all origins of the image, per step of the program."""
+    height, width = program[0].extents
+    rows = geometry.region_sizes(program, 0, np.arange(height - patch[0] + 1), patch[0])
+    cols = geometry.region_sizes(program, 1, np.arange(width - patch[1] + 1), patch[1])
+    return list(rows.mean(axis=1) * cols.mean(axis=1))
+
+
+def _frontier(net: Network, regions: Regions, areas: list[float]) -> tuple[set[str], tuple[DenseNode, ...]]:
+    """The tensors to compute in windows, and the nodes where that ends."""
+    windowed = {net.image}
+    dense: list[DenseNode] = []
+    for node in net.graph.nodes:
+        moving = [name for name in used_names(node) if name in regions.states]
+        if not moving or not any(name in windowed for name in moving):
+            continue  # independent of the image, or dense already
+        result = regions.states[node.outputs[0].name]
+        if isinstance(result, Dense):
+            dense.append(DenseNode(describe(node), result.reason))
+        elif not all(name in windowed for name in moving):
+            dense.append(DenseNode(describe(node), "merges with a dense tensor"))
+        else:
+            rows, cols = regions.program[result.step].extents
+            coverage = areas[result.step] / (rows * cols)
+            if coverage < DENSE_COVERAGE:
+                windowed.add(node.outputs[0].name)
+            else:
+                dense.append(DenseNode(describe(node), f"its regions cover {coverage:.0%} of the map"))
+    return windowed, tuple(dense)
+
+
+def _share_windows(net: Network, regions: Regions, windowed: set[str], areas: list[float]) -> dict[str, str]:
+    """Partition the windowed tensors: each is mapped to the representative of those that share its window."""
+    parent = {name: name for name in windowed}
+
+    def find(name: str) -> str:
+        while parent[name] != name:
+            name = parent[name]
+        return name
+
+    for node in net.graph.nodes:
+        result = node.outputs[0].name
+        if result not in windowed or not regions.rules[result].is_pointwise:
+            continue
+        needed = JOIN_COVERAGE * _area(regions, areas, result)
+        # The image's window is the patch itself, which no plan can enlarge.
+        for name in {t.name for t in node.inputs} & windowed - {net.image}:
+            if _area(regions, areas, name) >= needed:
+                parent[find(name)] = find(result)
+    return {name: find(name) for name in windowed if name != net.image}
+
+
+def _area(regions: Regions, areas: list[float], tensor: str) -> float:
+    state = regions.states[tensor]
+    assert isinstance(state, Windowed)
+    return areas[state.step]
+
+
+def _windows(
+    net: Network, regions: Regions, groups: dict[str, str]
+) -> tuple[Program, tuple[Window, ...], dict[str, int]]:
+    """One window a group, over the hull of its members' regions."""
+    program = list(regions.program)
+    members: dict[str, list[gs.Node]] = {}
+    for node in net.graph.nodes:
+        if node.outputs[0].name in groups:
+            members.setdefault(groups[node.outputs[0].name], []).append(node)
+    windows, window_of = [], {}
+    for nodes in members.values():
+        names = tuple(n.outputs[0].name for n in nodes)
+        steps = tuple(sorted({s.step for s in (regions.states[n] for n in names) if isinstance(s, Windowed)}))
+        step = _hull(program, steps)
+        window_of.update(dict.fromkeys(names, len(windows)))
+        windows.append(Window(step, names, sum(flops_per_cell(n) for n in nodes)))
+    return tuple(program), tuple(windows), window_of
+
+
+def _hull(program: list[Step], steps: tuple[int, ...]) -> int:
+    if len(steps) == 1:
+        return steps[0]
+    rows, cols = program[steps[0]].extents
+    hull = Step(steps, unchanged(rows), unchanged(cols))
+    if hull not in program:
+        program.append(hull)
+    return program.index(hull)
+
+
+def _views(net: Network, regions: Regions, rules: dict[str, WindowRule], window_of: dict[str, int]) -> tuple[View, ...]:
+    """The tensors that some reader cannot take as they are computed, with all such readers."""
+    reads: dict[str, list[Read]] = {}
+    for tensor, read in _reads(net, rules, window_of):
+        known = reads.setdefault(tensor, [])
+        if read not in known:
+            known.append(read)
+    tensors = net.graph.tensors()
+    views = []
+    for name, readers in reads.items():
+        _, channels, rows, cols = static_shape(tensors[name]) or (0, 0, 0, 0)
+        dtype = np.dtype(tensors[name].dtype).name
+        view = View(f"{name}/view", name, window_of.get(name), rows, cols, channels, dtype, tuple(readers))
+        views.append(view)
+    return tuple(views)
+
+
+def _reads(net: Network, rules: dict[str, WindowRule], window_of: dict[str, int]) -> Iterator[tuple[str, Read]]:
+    whole = Read(None, Sliding(), Sliding())
+    windowed = {net.image, *window_of}
+    for node in net.graph.nodes:
+        result = node.outputs[0].name
+        for name in dict.fromkeys(n for n in used_names(node) if n in windowed):
+            if result not in window_of:
+                yield name, whole
+            elif not rules[result].is_pointwise or window_of.get(name) != window_of[result]:
+                yield name, Read(window_of[result], rules[result].rows, rules[result].cols)
+    for tensor in net.graph.outputs:
+        if tensor.name in windowed:
+            yield tensor.name, whole

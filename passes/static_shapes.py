@@ -1,0 +1,219 @@
+"""Transform: settle every shape for one image, fold what then is constant, and make padding explicit.
+
+The three belong together: what folds depends on shapes (`Shape` nodes), shapes depend on the extents of pooling
+layers, and onnx's inference computes some ceil_mode extents differently from ONNX Runtime. So extents come from
+`geometry`, upstream first, and only then are shapes folded.
+"""
+
+import math
+
+import numpy as np
+import onnx
+import onnx.reference
+import onnx_graphsurgeon as gs
+
+from krypton_onnx import geometry
+from krypton_onnx.errors import KryptonError
+from krypton_onnx.geometry import Sliding
+from krypton_onnx.passes import network
+from krypton_onnx.passes.network import Array, Network, describe, static_shape, values
+
+POOLS = ("MaxPool", "AveragePool", "LpPool")
+_SLIDING = ("Conv", *POOLS)
+# Quantization stays visible to ONNX Runtime's own fusions.
+_NEVER_FOLDED = {"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"}
+_RANDOM = {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Multinomial", "Bernoulli"}
+_MAX_FOLDED_ELEMENTS = 1 << 28
+
+
+def static_shapes(net: Network) -> Network:
+    """Infer shapes, then make one more thing explicit or fold, until nothing changes.
+
+    Before: ``MaxPool(ceil_mode=1)``, ``Conv(auto_pad=SAME_UPPER)``, ``Reshape(x, Concat(Shape(x)[0], -1))``.
+    After: ``MaxPool(pads=[0, 0, 1, 1])``, ``Conv(pads=[0, 0, 1, 1])``, ``Reshape(x, [1, 2048])``.
+
+    Raises:
+        KryptonError: shapes contradict each other, or an operator draws random numbers.
+    """
+    _refuse_random(net.graph)
+    while True:
+        network.infer_shapes(net, after="shape inference")
+        if not _explicit_padding(net.graph) and not _fold(net.graph):
+            return net
+
+
+def _refuse_random(graph: gs.Graph) -> None:
+    for node in graph.nodes:
+        if node.op in _RANDOM:
+            raise KryptonError(f"The {describe(node)} draws random numbers, so that no exact heatmap exists.")
+
+
+# -------------------------------------------------------------------------------------------------- padding
+
+
+def sliding_axes(node: gs.Node, kernel: tuple[int, ...]) -> tuple[Sliding, ...]:
+    """The node's sliding window per spatial axis, from explicit attributes."""
+    rank = len(kernel)
+    pads = node.attrs.get("pads", [0] * 2 * rank)
+    strides, dilations = node.attrs.get("strides", [1] * rank), node.attrs.get("dilations", [1] * rank)
+    return tuple(
+        Sliding((k - 1) * d + 1, s, begin, end)
+        for k, s, d, begin, end in zip(kernel, strides, dilations, pads[:rank], pads[rank:], strict=True)
+    )
+
+
+def kernel_shape(node: gs.Node) -> tuple[int, ...] | None:
+    """The kernel's extents; a Conv may leave them to its weight."""
+    if "kernel_shape" in node.attrs:
+        return tuple(node.attrs["kernel_shape"])
+    weight = static_shape(node.inputs[1]) if node.op == "Conv" else None
+    return weight[2:] if weight else None
+
+
+def _explicit_padding(graph: gs.Graph) -> bool:
+    """Spell out auto_pad, ceil_mode and the divisor of averages, upstream first. True if anything changed.
+
+    Stops at an extent that inference got wrong: what lies downstream has to be inferred again first.
+    """
+    changed = False
+    for node in list(graph.nodes):
+        kernel = kernel_shape(node) if node.op in _SLIDING else None
+        shape = static_shape(node.inputs[0]) if kernel else None
+        if kernel is None or shape is None:
+            continue
+        node.attrs["kernel_shape"] = list(kernel)
+        rewritten = _spell_out_auto_pad(node, kernel, shape[2:])
+        stated = sliding_axes(node, kernel)
+        rewritten |= _spell_out_ceil_mode(node, stated, shape[2:])
+        if node.op == "AveragePool":
+            rewritten |= _uniform_divisor(graph, node, stated, shape[2:])
+        extents = tuple(w.extent(n) for n, w in zip(shape[2:], sliding_axes(node, kernel), strict=True))
+        if min(extents) < 1:
+            raise KryptonError(f"The {describe(node)} has a kernel larger than its padded input {list(shape)}.")
+        changed |= rewritten
+        known = static_shape(node.outputs[0])
+        if rewritten and (known is None or known[2:] != extents):
+            return True
+    return changed
+
+
+def _spell_out_auto_pad(node: gs.Node, kernel: tuple[int, ...], extents: tuple[int, ...]) -> bool:
+    mode = node.attrs.pop("auto_pad", "NOTSET")
+    if mode not in ("SAME_UPPER", "SAME_LOWER", "VALID"):
+        return False
+    pads = [(0, 0)] * len(kernel)
+    if mode != "VALID":
+        windows = sliding_axes(node, kernel)
+        pads = [
+            geometry.same_padding(n, w.span, w.stride, upper=mode == "SAME_UPPER")
+            for n, w in zip(extents, windows, strict=True)
+        ]
+    node.attrs["pads"] = [begin for begin, _ in pads] + [end for _, end in pads]
+    return True
+
+
+def _spell_out_ceil_mode(node: gs.Node, stated: tuple[Sliding, ...], extents: tuple[int, ...]) -> bool:
+    if not node.attrs.pop("ceil_mode", 0):
+        return False
+    ends = [geometry.ceil_mode_padding(n, w) for n, w in zip(extents, stated, strict=True)]
+    node.attrs["pads"] = [w.pad for w in stated] + ends
+    return True
+
+
+def _uniform_divisor(graph: gs.Graph, node: gs.Node, stated: tuple[Sliding, ...], extents: tuple[int, ...]) -> bool:
+    """Let an AveragePool divide by its whole kernel everywhere, and correct the borders by a constant map.
+
+    A window that hangs over the border is divided by fewer cells: those of the input, or, with
+    count_include_pad, those of the input and of the padding that the model states, but not of what ceil_mode
+    adds. One map ``kernel cells / divisor`` covers all of it, and a window of it is read like any constant.
+    """
+    if node.attrs.get("dilations", [1]) != [1] * len(node.attrs.get("dilations", [1])):
+        return False
+    include = bool(node.attrs.get("count_include_pad", 0))
+    explicit = sliding_axes(node, tuple(node.attrs["kernel_shape"]))
+    if include and explicit == stated:
+        return False
+    divisor = np.ones((1, 1, *(1 for _ in extents)))
+    for axis, (size, now, then) in enumerate(zip(extents, explicit, stated, strict=True)):
+        counted = geometry.cells_inside(size, now, then if include else Sliding())
+        divisor = divisor * np.expand_dims(counted, [a for a in range(len(extents) + 2) if a != axis + 2])
+    node.attrs["count_include_pad"] = 1
+    factor = math.prod(node.attrs["kernel_shape"]) / divisor
+    if np.all(factor == 1):
+        return not include
+    averaged = node.outputs[0]
+    raw = gs.Variable(f"{averaged.name}/whole_kernel", dtype=averaged.dtype)
+    node.outputs = [raw]
+    scale = network.constant(f"{averaged.name}/divisor", factor.astype(averaged.dtype))
+    correction = gs.Node("Mul", f"{node.name}/divisor", inputs=[raw, scale], outputs=[averaged])
+    graph.nodes.insert(_position(graph, node) + 1, correction)
+    return True
+
+
+def _position(graph: gs.Graph, node: gs.Node) -> int:
+    # list.index would compare by value, and twins are common.
+    return next(i for i, other in enumerate(graph.nodes) if other is node)
+
+
+# -------------------------------------------------------------------------------------------------- folding
+
+
+def _fold(graph: gs.Graph) -> bool:
+    """Replace nodes whose results are known by constants. True if anything was folded."""
+    outputs = {t.name for t in graph.outputs}
+    folded = False
+    for node in list(graph.nodes):
+        if any(t.name in outputs for t in node.outputs) or len(node.outputs) != 1:
+            continue
+        result = _known_result(graph, node)
+        if result is not None:
+            target = node.outputs[0]
+            node.outputs.clear()
+            network.become_constant(target, result)
+            folded = True
+    if folded:
+        graph.cleanup(remove_unused_graph_inputs=False)
+    return folded
+
+
+def _known_result(graph: gs.Graph, node: gs.Node) -> Array | None:
+    if node.op in ("Shape", "Size"):
+        shape = static_shape(node.inputs[0])
+        if shape is None:
+            return None
+        sliced = shape[slice(node.attrs.get("start", 0), node.attrs.get("end", None))]
+        return np.array(sliced if node.op == "Shape" else math.prod(shape), np.int64)
+    inputs = {t.name: values(t) for t in network.present(node)}
+    if node.op in _NEVER_FOLDED or network.has_subgraph(node) or any(v is None for v in inputs.values()):
+        return None
+    shape = static_shape(node.outputs[0])
+    if shape is None or math.prod(shape) > _MAX_FOLDED_ELEMENTS:
+        return None
+    return _evaluate(graph, node, inputs)
+
+
+def _evaluate(graph: gs.Graph, node: gs.Node, inputs: dict[str, Array | None]) -> Array | None:
+    """Run one node on onnx's reference implementation; None where it has none for this operator."""
+    lone = gs.Graph(
+        [node.copy(inputs=[gs.Variable(t.name) for t in node.inputs], outputs=[gs.Variable(node.outputs[0].name)])],
+        opset=graph.opset,
+        import_domains=graph.import_domains,
+    )
+    proto = onnx.helper.make_model(
+        onnx.helper.make_graph(
+            list(gs.export_onnx(lone).graph.node),
+            "folded",
+            [onnx.helper.make_tensor_value_info(t.name, _onnx_type(t.dtype), t.shape) for t in network.present(node)],
+            [onnx.helper.make_tensor_value_info(node.outputs[0].name, _onnx_type(node.outputs[0].dtype), None)],
+        ),
+        opset_imports=list(graph.import_domains),
+    )
+    try:
+        (result,) = onnx.reference.ReferenceEvaluator(proto).run(None, inputs)
+    except Exception:  # whatever an operator without a complete reference raises: then it just is not folded
+        return None
+    return np.asarray(result)
+
+
+def _onnx_type(dtype: object) -> int:
+    return onnx.helper.np_dtype_to_tensor_dtype(np.dtype(dtype))  # type: ignore[call-overload]

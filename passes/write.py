@@ -1,0 +1,44 @@
+"""Writing the two graphs and the weights they share into a folder."""
+
+from pathlib import Path
+
+import onnx
+
+from krypton_onnx.passes.network import WEIGHTS_FILE, detached_weights, graphs_of, is_external, to_model
+from krypton_onnx.passes.pipeline import Compiled
+
+BASE_FILE = "base.onnx"
+INCREMENTAL_FILE = "incremental.onnx"
+_ALIGNMENT = 4096
+"""Weights start on page boundaries, so that a runtime can map them instead of reading them."""
+
+
+def write_graphs(compiled: Compiled, folder: Path) -> tuple[str, ...]:
+    """Write base.onnx, incremental.onnx and weights.bin, and check both graphs in full.
+
+    Args:
+        compiled: what `compile_graphs` returned.
+        folder: an existing folder.
+
+    Returns:
+        The names of the files written.
+    """
+    graphs = {BASE_FILE: compiled.base, INCREMENTAL_FILE: compiled.incremental}
+    places: dict[int, tuple[int, int]] = {}
+    with (folder / WEIGHTS_FILE).open("wb") as file:
+        for graph in graphs.values():
+            for _, array in detached_weights(graph):
+                if id(array) not in places:
+                    file.seek(-file.tell() % _ALIGNMENT, 1)
+                    places[id(array)] = (file.tell(), array.nbytes)
+                    array.tofile(file)
+    for name, graph in graphs.items():
+        by_name = {key: places[id(array)] for key, array in detached_weights(graph)}
+        model = to_model(graph)
+        for tensor in (t for part in graphs_of(model.graph) for t in part.initializer if is_external(t)):
+            offset, length = by_name[tensor.name]
+            tensor.external_data.add(key="offset", value=str(offset))
+            tensor.external_data.add(key="length", value=str(length))
+        onnx.save_model(model, folder / name)
+        onnx.checker.check_model(folder / name, full_check=True)
+    return (*graphs, WEIGHTS_FILE)

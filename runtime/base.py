@@ -1,0 +1,30 @@
+"""What the base run of one image leaves behind for its queries."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from krypton_onnx.runtime.batches import Integers
+from krypton_onnx.runtime.engine import Array
+
+Outputs = dict[str, Array]
+"""By output name, [Q, …]."""
+
+Content = Callable[[Integers], Array]
+"""Patch content of the queries at these positions: [1 or q, C, h, w]."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Base:
+    """The base run of one image. Keep it and ask many questions; threads may share it.
+
+    Attributes:
+        image: the image tensor [C, H, W], in the model's dtype.
+        inputs: the model's other inputs, as given.
+        views: the activations as rows, by view name.
+        outputs: the model's outputs for the image itself, by name, axis 0 of extent 1.
+    """
+
+    image: Array
+    inputs: Mapping[str, Array]
+    views: Mapping[str, Array]
+    outputs: Outputs

@@ -1,0 +1,72 @@
+"""The two ONNX Runtime sessions of an artifact, and what is known of their errors."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from krypton_onnx.errors import KryptonError
+
+Array = NDArray[np.generic]
+Provider = str | tuple[str, dict[str, Any]]
+
+CPU = "CPUExecutionProvider"
+
+
+class Engine:
+    """One ONNX graph, ready to run from several threads at once.
+
+    Args:
+        path: the .onnx file.
+        providers: ONNX Runtime's execution providers; the CPU's by default.
+        options: session options; by default ONNX Runtime's, with warnings off.
+
+    Raises:
+        KryptonError: ONNX Runtime refuses the graph, for instance because it has no kernel for a node.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        providers: Sequence[Provider] | None = None,
+        options: ort.SessionOptions | None = None,
+    ) -> None:
+        wanted = [CPU] if providers is None else list(providers)
+        unknown = {p if isinstance(p, str) else p[0] for p in wanted} - set(ort.get_available_providers())
+        if unknown:
+            raise KryptonError(
+                f"This ONNX Runtime has no {', '.join(sorted(unknown))}; "
+                f"it offers {', '.join(ort.get_available_providers())}."
+            )
+        try:
+            self._session = ort.InferenceSession(str(path), options or quiet_options(), providers=wanted)
+        except Exception as error:  # ONNX Runtime raises a class of its own per status code, without a common base
+            raise KryptonError(f"ONNX Runtime cannot run {path.name}: {_first_line(error)}") from error
+        self.outputs = tuple(o.name for o in self._session.get_outputs())
+        self.shapes: dict[str, list[int | str | None]] = {i.name: i.shape for i in self._session.get_inputs()}
+
+    def run(self, feed: Mapping[str, Array]) -> list[Array]:
+        """Run the graph once.
+
+        Raises:
+            KryptonError: ONNX Runtime fails, for instance for lack of memory.
+        """
+        try:
+            results: list[Array] = self._session.run(None, dict(feed))
+        except Exception as error:  # as above
+            raise KryptonError(f"ONNX Runtime failed: {_first_line(error)}") from error
+        return results
+
+
+def quiet_options() -> ort.SessionOptions:
+    """ONNX Runtime's own defaults, without its messages on standard error."""
+    options = ort.SessionOptions()
+    options.log_severity_level = 4  # what fails is raised; printing it as well would only frighten
+    return options
+
+
+def _first_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:400]

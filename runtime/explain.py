@@ -1,0 +1,247 @@
+"""From a question about an image to queries, and from their outputs to a score per grid position."""
+
+import hashlib
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import ArrayLike, NDArray
+from tqdm import tqdm
+
+from krypton_onnx import geometry
+from krypton_onnx.errors import KryptonError
+from krypton_onnx.heatmap import Heatmap
+from krypton_onnx.plan import Plan
+from krypton_onnx.preprocess import Fill, Preprocess
+from krypton_onnx.runtime.base import Base, Content
+from krypton_onnx.runtime.batches import Integers
+from krypton_onnx.runtime.engine import Array
+
+if TYPE_CHECKING:
+    from krypton_onnx.runtime.session import Session
+
+Reducer = Callable[[Mapping[str, Array]], ArrayLike]
+"""A batch's outputs, by name, to one float a query."""
+
+Target = int | Sequence[int] | Literal["top"] | Reducer
+Pair = int | tuple[int, int]
+Edge = Literal["cover", "stop"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Question:
+    """The arguments of `Session.explain`, with sizes as (h, w)."""
+
+    target: Target
+    patch: tuple[int, int]
+    stride: tuple[int, int]
+    fill: Fill | ArrayLike
+    edge: Edge
+    region: tuple[int, int, int, int] | None
+    output: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """The scalar, or the T scalars, that are explained.
+
+    Attributes:
+        target: the class index or indices; None for the user's own reduction.
+        of: a batch's outputs to float32 [q] or, for a list of targets, [q, T].
+    """
+
+    target: int | list[int] | None
+    of: Callable[[Mapping[str, Array]], NDArray[np.float32]]
+
+
+def pair(value: Pair, what: str) -> tuple[int, int]:
+    """An int or (h, w) as (h, w), both at least 1.
+
+    Raises:
+        KryptonError: naming `what`, for anything else.
+    """
+    numbers = (value, value) if isinstance(value, (int, np.integer)) else tuple(value)
+    if len(numbers) != 2 or any(not isinstance(n, (int, np.integer)) or n < 1 for n in numbers):
+        raise KryptonError(f"The {what} must be a whole number of pixels from 1 on, or a (height, width) of such.")
+    return int(numbers[0]), int(numbers[1])
+
+
+def grid(
+    size: tuple[int, int],
+    patch: tuple[int, int],
+    stride: tuple[int, int],
+    edge: Edge,
+    region: tuple[int, int, int, int] | None,
+) -> NDArray[np.int64]:
+    """Origins of the sliding window, int64 [rows, cols, 2]; see docs/heatmap.md.
+
+    Args:
+        size: (H, W) of the image.
+        patch: (h, w).
+        stride: (y, x).
+        edge: "cover" or "stop".
+        region: (y0, x0, y1, x1), the part of the image to ask about; None for all of it.
+
+    Raises:
+        KryptonError: the patch does not fit.
+    """
+    if edge not in ("cover", "stop"):
+        raise KryptonError(f"edge is '{edge}'; it can be 'cover' or 'stop'.")
+    y0, x0, y1, x1 = region if region is not None else (0, 0, *size)
+    if not (0 <= y0 < y1 <= size[0] and 0 <= x0 < x1 <= size[1]):
+        raise KryptonError(f"The region {y0},{x0},{y1},{x1} is no part (y0,x0,y1,x1) of the {size[0]}x{size[1]} image.")
+    if patch[0] > y1 - y0 or patch[1] > x1 - x0:
+        place = "image" if region is None else "region"
+        raise KryptonError(f"A patch of {patch[0]}x{patch[1]} does not fit into the {y1 - y0}x{x1 - x0} {place}.")
+    rows = geometry.grid_axis(y0, y1, patch[0], stride[0], cover=edge == "cover")
+    cols = geometry.grid_axis(x0, x1, patch[1], stride[1], cover=edge == "cover")
+    return np.stack(np.meshgrid(rows, cols, indexing="ij"), axis=-1)
+
+
+def fill_content(plan: Plan, fill: Fill | ArrayLike, image: Array) -> Array:
+    """What patches show, in units of the input tensor: [C], or a whole picture [C, H, W] to cut them from.
+
+    Args:
+        plan: its preprocessing, if any, turns pixel units into the tensor's.
+        fill: a name, a number, a value per channel, or an image tensor [C, H, W].
+        image: the image tensor [C, H, W], for its mean.
+
+    Raises:
+        KryptonError: an unknown name or a wrong shape.
+    """
+    if isinstance(fill, str) and fill == "mean":
+        mean: Array = image.mean(axis=(1, 2)).astype(image.dtype)
+        return mean
+    if not isinstance(fill, str) and np.shape(fill) == image.shape:
+        return np.asarray(fill).astype(image.dtype)
+    if plan.preprocess is not None:
+        # The picture is read for "mean" alone.
+        colour = Preprocess.from_dict(plan.preprocess).fill(fill, np.zeros((1, 1, image.shape[0]), np.uint8))
+        return colour.astype(image.dtype)
+    if isinstance(fill, str):
+        raise KryptonError(
+            f"The fill '{fill}' is a colour, and the model was compiled without preprocessing that says what a colour "
+            "is; compile it with preprocess=..., or give numbers in units of the input tensor."
+        )
+    values = np.asarray(fill, np.float64)
+    if values.size not in (1, image.shape[0]) or values.ndim > 1:
+        raise KryptonError(
+            f"The fill has the shape {list(values.shape)}; it can be one number, {image.shape[0]} numbers, one a channel, "
+            f"or an image tensor {list(image.shape)}."
+        )
+    return np.broadcast_to(values, image.shape[:1]).astype(image.dtype)
+
+
+def score_of(plan: Plan, target: Target, output: str | None, base: Mapping[str, Array]) -> Score:
+    """What is explained.
+
+    Args:
+        plan: names the outputs.
+        target: index, indices, "top" or a function; see `Session.explain`.
+        output: which output; the first by default.
+        base: the image's own outputs.
+
+    Raises:
+        KryptonError: no such output, or a target out of range.
+    """
+    name = plan.outputs[0].name if output is None else output
+    if name not in base:
+        raise KryptonError(
+            f"The model has no output '{name}'; its outputs are {', '.join(o.name for o in plan.outputs)}."
+        )
+    if callable(target):
+        return Score(None, _own_reduction(target))
+    classes = base[name].reshape(1, -1)[0]
+    if isinstance(target, str):
+        if target != "top":
+            raise KryptonError(f"The target '{target}' is none of: an index, a list of indices, 'top', a function.")
+        target = int(np.argmax(classes))
+    indices = [int(i) for i in np.atleast_1d(np.asarray(target))]
+    wrong = [i for i in indices if not 0 <= i < len(classes)]
+    if wrong or not indices:
+        raise KryptonError(
+            f"The target {wrong[0] if wrong else '[]'} is out of range: output '{name}' has {len(classes)} classes, "
+            f"0 to {len(classes) - 1}."
+        )
+    chosen: int | list[int] = indices if np.ndim(target) else indices[0]
+    return Score(chosen, lambda outputs: outputs[name].reshape(len(outputs[name]), -1)[:, chosen].astype(np.float32))
+
+
+def _own_reduction(reducer: Reducer) -> Callable[[Mapping[str, Array]], NDArray[np.float32]]:
+    def scores(outputs: Mapping[str, Array]) -> NDArray[np.float32]:
+        queries = len(next(iter(outputs.values())))
+        values = np.asarray(reducer(outputs), np.float32)
+        if values.shape != (queries,):
+            raise KryptonError(
+                f"The target function returned the shape {list(values.shape)} for a batch of {queries} queries; "
+                f"it must return [{queries}], one score a query."
+            )
+        return values
+
+    return scores
+
+
+def explain(session: "Session", base: Base, question: Question, progress: bool | None) -> Heatmap:
+    """Ask a question about a base; see `Session.explain`."""
+    started = time.perf_counter()
+    plan, (height, width) = session.plan, base.image.shape[1:]
+    origins = grid((height, width), question.patch, question.stride, question.edge, question.region)
+    places = origins.reshape(-1, 2)
+    content = _contents(fill_content(plan, question.fill, base.image), places, question.patch)
+    score = score_of(plan, question.target, question.output, base.outputs)
+    own = score.of(base.outputs)[0]
+    scores = np.empty((len(places), *own.shape), np.float32)
+    with tqdm(total=len(places), unit="query", disable=None if progress is None else not progress) as bar:
+        for batch, outputs in session.run(base, places, question.patch, content):
+            scores[batch.queries] = score.of(outputs)
+            bar.update(len(batch.queries))
+    maps = np.moveaxis(scores.reshape(*origins.shape[:2], *own.shape), (0, 1), (-2, -1))
+    return Heatmap(
+        scores=np.ascontiguousarray(maps),
+        base_score=own if own.ndim else float(own),
+        origins=origins,
+        patch=question.patch,
+        image_size=(height, width),
+        target=score.target,
+        record=_record(plan, base, question, score, time.perf_counter() - started),
+    )
+
+
+def _contents(shown: Array, places: Integers, patch: tuple[int, int]) -> Content:
+    if shown.ndim == 1:
+        constant = np.broadcast_to(shown[None, :, None, None], (1, len(shown), *patch)).copy()
+        return lambda queries: constant
+    cut = np.lib.stride_tricks.sliding_window_view(shown, patch, axis=(1, 2))
+    return lambda queries: np.stack([cut[:, y, x] for y, x in places[queries]])
+
+
+def _record(plan: Plan, base: Base, question: Question, score: Score, seconds: float) -> dict[str, Any]:
+    """What was asked, of what, with what; plain JSON values."""
+    fill = question.fill
+    return {
+        "mode": "exact",
+        "model": {"file": plan.source.file, "sha256": plan.source.sha256},
+        "image_sha256": hashlib.sha256(base.image.tobytes()).hexdigest(),
+        "output": question.output or plan.outputs[0].name,
+        "target": "function" if score.target is None else score.target,
+        "patch": list(question.patch),
+        "stride": list(question.stride),
+        "fill": fill if isinstance(fill, str) else _fill_record(np.asarray(fill)),
+        "edge": question.edge,
+        "region": None if question.region is None else list(question.region),
+        "seconds": round(seconds, 3),
+        "versions": {
+            "krypton-onnx": version("krypton-onnx"),
+            "compiler": plan.compiler,
+            "onnxruntime": ort.__version__,
+            "numpy": np.__version__,
+        },
+    }
+
+
+def _fill_record(fill: Array) -> Any:
+    return fill.tolist() if fill.ndim < 3 else {"sha256": hashlib.sha256(fill.tobytes()).hexdigest()}

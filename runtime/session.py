@@ -1,0 +1,257 @@
+"""The session: materialize a base once, then ask it any number of queries."""
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import ArrayLike
+
+from krypton_onnx.artifact import Artifact, open_artifact
+from krypton_onnx.errors import KryptonError
+from krypton_onnx.heatmap import Heatmap
+from krypton_onnx.plan import Plan, TensorInfo
+from krypton_onnx.preprocess import Fill
+from krypton_onnx.runtime.base import Base, Content, Outputs
+from krypton_onnx.runtime.batches import Batch, Integers, plan_batches
+from krypton_onnx.runtime.engine import Array, Engine, Provider
+from krypton_onnx.runtime.explain import Edge, Pair, Question, Target, explain, pair
+
+
+class Session:
+    """A compiled model, ready to be asked. Immutable; threads may share it.
+
+    Args:
+        artifact: an `Artifact`, or the path of one.
+        providers: ONNX Runtime's execution providers; the CPU's by default.
+        session_options: ONNX Runtime's options (threads among them), used for both graphs.
+
+    Raises:
+        KryptonError: the artifact is not whole, or ONNX Runtime refuses it.
+    """
+
+    def __init__(
+        self,
+        artifact: Artifact | str | os.PathLike[str],
+        providers: Sequence[Provider] | None = None,
+        session_options: ort.SessionOptions | None = None,
+    ) -> None:
+        self.artifact = artifact if isinstance(artifact, Artifact) else open_artifact(artifact)
+        self._base = Engine(self.artifact.folder / "base.onnx", providers, session_options)
+        self._incremental = Engine(self.artifact.folder / "incremental.onnx", providers, session_options)
+
+    @property
+    def plan(self) -> Plan:
+        """What the compiler decided."""
+        return self.artifact.plan
+
+    # -------------------------------------------------------------------------------------------- base run
+
+    def materialize(self, image: ArrayLike, inputs: Mapping[str, ArrayLike] | None = None) -> Base:
+        """Run the base graph on one image and keep its views.
+
+        Args:
+            image: the model's input tensor [C, H, W], or [1, C, H, W], of its dtype or castable to it.
+            inputs: the model's other inputs by name, in full shape.
+
+        Raises:
+            KryptonError: wrong shape, type or names, or values that are not finite.
+        """
+        tensor = _image_tensor(image, self.plan.image)
+        others = _other_inputs(inputs or {}, self.plan.other_inputs)
+        feed = {self.plan.image.name: tensor[None], **others}
+        views = dict(zip(self._base.outputs, self._base.run(self._fed(self._base, feed)), strict=True))
+        base = Base(tensor, others, views, {})
+        height, width = self.plan.patch
+        # A patch that shows what is there already changes nothing: its outputs are those of the image.
+        origin = np.zeros((1, 2), np.int64)
+        base.outputs.update(self.infer(base, origin, tensor[:, :height, :width]))
+        return base
+
+    # -------------------------------------------------------------------------------------------- queries
+
+    def infer(self, base: Base | ArrayLike, origins: ArrayLike, patch_content: ArrayLike) -> Outputs:
+        """The model's outputs for images in which one rectangle each is replaced.
+
+        Args:
+            base: from `materialize`, or an image tensor.
+            origins: integers [Q, 2], (y, x) of each rectangle's top-left pixel.
+            patch_content: [C, h, w] or [1, C, h, w] for all queries, or [Q, C, h, w]; castable to the model's dtype.
+
+        Returns:
+            By output name, an array [Q, …].
+
+        Raises:
+            KryptonError: wrong shapes or types, or a rectangle that leaves the image.
+        """
+        base = self._as_base(base)
+        content = self._patch_content(patch_content)
+        places = self._origins(origins, content.shape[2:])
+        if len(content) not in (1, len(places)):
+            raise KryptonError(
+                f"patch_content is for {len(content)} queries and there are {len(places)} origins; give one or as many."
+            )
+        results: Outputs = {}
+        for batch, outputs in self.run(
+            base, places, content.shape[2:], lambda q: content[q if len(content) > 1 else slice(None)]
+        ):
+            for name, values in outputs.items():
+                if name not in results:
+                    results[name] = np.empty((len(places), *values.shape[1:]), values.dtype)
+                results[name][batch.queries] = values
+        if not len(places):
+            results = {o.name: np.empty((0, *(d or 0 for d in o.shape)), o.dtype) for o in self.plan.outputs}
+        return results
+
+    def run(
+        self, base: Base, origins: Integers, patch: tuple[int, ...], content: Content
+    ) -> Iterator[tuple[Batch, Outputs]]:
+        """Run queries batch by batch, in the order that is fastest; for results too large to be kept.
+
+        Args:
+            base: from `materialize`.
+            origins: int64 [Q, 2], inside the image.
+            patch: (height, width).
+            content: patch content by queries' positions.
+        """
+        height, width = patch
+        for batch in plan_batches(self.plan, origins, (height, width), self.plan.batch):
+            held = {
+                view.name: base.views[view.name][first * view.cols : stop * view.cols]
+                for view, (first, stop) in zip(self.plan.views, batch.bands, strict=True)
+            }
+            feed = {
+                "origins": batch.origins,
+                "patch_content": content(batch.queries),
+                "window_sizes": batch.window_sizes,
+                "view_rows": np.array([first for first, _ in batch.bands], np.int64),
+                **held,
+                **base.inputs,
+            }
+            results = self._incremental.run(self._fed(self._incremental, feed))
+            yield batch, dict(zip(self._incremental.outputs, results, strict=True))
+
+    # ------------------------------------------------------------------------------------------- heatmaps
+
+    def explain(
+        self,
+        base: Base | ArrayLike,
+        target: Target = "top",
+        *,
+        patch: Pair = 16,
+        stride: Pair = 4,
+        fill: Fill | ArrayLike = 0.0,
+        edge: Edge = "cover",
+        region: tuple[int, int, int, int] | None = None,
+        output: str | None = None,
+        progress: bool | None = None,
+    ) -> Heatmap:
+        """Slide a patch over the image and record the score at every position.
+
+        Args:
+            base: from `materialize`, or an image tensor.
+            target: what is scored: an index into the flattened output, a list of T indices, "top" (the largest of the
+                base run), or a function from a batch's outputs (by name, [q, …]) to [q] floats.
+            patch: its (height, width) in pixels; any size, whatever the model was compiled for.
+            stride: pixels between neighbouring positions, (y, x).
+            fill: what the patch shows: a number, a value per channel, or an image tensor to cut it from, in units of
+                the input tensor. If the model was compiled with its preprocessing, numbers are pixels (0 to 255), and
+                names work too: black, gray, white, mean.
+            edge: "cover" adds the last position that fits, so that every pixel is covered; "stop" does not.
+            region: (y0, x0, y1, x1), to ask about part of the image.
+            output: name of the output to score; the first by default.
+            progress: True for a progress bar, False for none; by default one if standard error is a terminal.
+
+        Returns:
+            The heatmap; docs/heatmap.md defines it.
+
+        Raises:
+            KryptonError: anything that does not fit the model or the image.
+        """
+        question = Question(target, pair(patch, "patch"), pair(stride, "stride"), fill, edge, region, output)
+        return explain(self, self._as_base(base), question, progress)
+
+    # ------------------------------------------------------------------------------------------- checking
+
+    def _as_base(self, base: Base | ArrayLike) -> Base:
+        return base if isinstance(base, Base) else self.materialize(base)
+
+    @staticmethod
+    def _fed(engine: Engine, feed: Mapping[str, Array]) -> dict[str, Array]:
+        """What the graph takes of it; a plan without windows, say, has no use for their sizes."""
+        return {name: feed[name] for name in engine.shapes}
+
+    def _origins(self, origins: ArrayLike, patch: tuple[int, ...]) -> Integers:
+        places = np.asarray(origins)
+        if places.ndim != 2 or places.shape[1] != 2 or places.dtype.kind not in "iu":
+            raise KryptonError(
+                f"origins must be integers of shape [Q, 2], (y, x) each; these are {places.dtype} {list(places.shape)}."
+            )
+        places = places.astype(np.int64)
+        limit = np.array(self.plan.image.shape[1:]) - patch
+        outside = np.flatnonzero(((places < 0) | (places > limit)).any(axis=1))
+        if len(outside):
+            y, x = places[outside[0]]
+            raise KryptonError(
+                f"The {patch[0]}x{patch[1]} patch at row {y}, column {x} leaves the "
+                f"{self.plan.image.shape[1]}x{self.plan.image.shape[2]} image."
+            )
+        return places
+
+    def _patch_content(self, patch_content: ArrayLike) -> Array:
+        info = self.plan.image
+        content = _cast(patch_content, info, "patch_content")
+        content = content[None] if content.ndim == 3 else content
+        if content.ndim != 4 or content.shape[1] != info.shape[0] or 0 in content.shape[2:]:
+            raise KryptonError(
+                f"patch_content must be [C, h, w] or [Q, C, h, w] C = {info.shape[0]}; this is {list(content.shape)}."
+            )
+        height, width = content.shape[2:]
+        if height > (info.shape[1] or 0) or width > (info.shape[2] or 0):
+            raise KryptonError(
+                f"A patch of {height}x{width} does not fit into the {info.shape[1]}x{info.shape[2]} image."
+            )
+        return np.ascontiguousarray(content)
+
+
+def _image_tensor(image: ArrayLike, info: TensorInfo) -> Array:
+    tensor = _cast(image, info, "the image")
+    if tensor.ndim == 4 and tensor.shape[0] == 1:
+        tensor = tensor[0]
+    if tensor.shape != info.shape:
+        raise KryptonError(f"The image must have the shape {list(info.shape)}; this one has {list(tensor.shape)}.")
+    if tensor.dtype.kind == "f" and not np.isfinite(tensor).all():
+        raise KryptonError(
+            "The image holds values that are not finite (NaN or infinity); a heatmap would mean nothing."
+        )
+    return np.ascontiguousarray(tensor)
+
+
+def _cast(values: ArrayLike, info: TensorInfo, what: str) -> Array:
+    array = np.asarray(values)
+    wanted = np.dtype(info.dtype)
+    integral = array.dtype.kind in "iub" and wanted.kind == "f"
+    if array.dtype.kind not in "iufb" or not (integral or np.can_cast(array.dtype, wanted, "same_kind")):
+        raise KryptonError(f"{what[0].upper()}{what[1:]} is of type {array.dtype}; the model takes {info.dtype}.")
+    return array.astype(wanted, copy=False)
+
+
+def _other_inputs(given: Mapping[str, ArrayLike], wanted: tuple[TensorInfo, ...]) -> dict[str, Array]:
+    names = {info.name for info in wanted}
+    if set(given) != names:
+        missing, extra = sorted(names - set(given)), sorted(set(given) - names)
+        raise KryptonError(
+            "The model's other inputs must be given by name"
+            + (f"; missing: {', '.join(missing)}" if missing else "")
+            + (f"; unknown: {', '.join(extra)}" if extra else "")
+            + "."
+        )
+    result = {}
+    for info in wanted:
+        array = _cast(given[info.name], info, f"input '{info.name}'")
+        if array.shape != info.shape:
+            raise KryptonError(
+                f"The input '{info.name}' must have the shape {list(info.shape)}; this one has {list(array.shape)}."
+            )
+        result[info.name] = array
+    return result
