@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from krypton_onnx.preprocess import Preprocess, open_picture
     from krypton_onnx.runtime.base import Base
     from krypton_onnx.runtime.session import Session
-    from krypton_onnx.verify import verify
+    from krypton_onnx.verification import verify
 
 _HOMES = {
     "Artifact": "artifact",
@@ -29,7 +29,7 @@ _HOMES = {
     "compile": "compiler",
     "open_artifact": "artifact",
     "open_picture": "preprocess",
-    "verify": "verify",
+    "verify": "verification",
 }
 
 __all__ = [

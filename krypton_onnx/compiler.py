@@ -11,7 +11,7 @@ from krypton_onnx.passes.pipeline import compile_graphs
 from krypton_onnx.passes.write import write_graphs
 from krypton_onnx.preprocess import Preprocess
 from krypton_onnx.runtime.explain import pair
-from krypton_onnx.verify import verify as verify_artifact
+from krypton_onnx.verification import verify as verify_artifact
 
 COMPILE_QUERIES = 8
 """Random queries with which `compile` checks itself."""

@@ -130,8 +130,8 @@ def fill_content(plan: Plan, fill: Fill | ArrayLike, image: Array) -> Array:
     values = np.asarray(fill, np.float64)
     if values.size not in (1, image.shape[0]) or values.ndim > 1:
         raise KryptonError(
-            f"The fill has the shape {list(values.shape)}; it can be one number, {image.shape[0]} numbers, one a channel, "
-            f"or an image tensor {list(image.shape)}."
+            f"The fill has the shape {list(values.shape)}; it can be a number, one number for each of the "
+            f"{image.shape[0]} channels, or an image tensor {list(image.shape)}."
         )
     return np.broadcast_to(values, image.shape[:1]).astype(image.dtype)
 
