@@ -103,6 +103,23 @@ class WindowClasses:
 
 
 @dataclass(frozen=True, slots=True)
+class Memory:
+    """What the activations need beyond weights, in bytes.
+
+    Attributes:
+        base: the most at once in the base run, its views included.
+        fixed: the most at once in a run of the incremental graph that does not grow with the batch.
+        window: per query of the planned patch; grows with the area of its windows.
+        dense: per query, whatever the patch.
+    """
+
+    base: int
+    fixed: int
+    window: int
+    dense: int
+
+
+@dataclass(frozen=True, slots=True)
 class Source:
     """The model that was compiled.
 
@@ -134,7 +151,7 @@ class Plan:
         dense: where windows end and why.
         row_classes, col_classes: the window classes for `patch`.
         per_query: why the tail of the graph runs one query at a time; None if it does not.
-        peak_bytes: see `krypton_onnx.runtime.memory`.
+        memory: what a memory budget is spent on.
         preprocess: how a picture becomes the image tensor (`Preprocess.to_dict`), if that was given.
         labels: class names, if given.
     """
@@ -154,5 +171,6 @@ class Plan:
     row_classes: WindowClasses
     col_classes: WindowClasses
     per_query: str | None
+    memory: Memory
     preprocess: dict[str, Any] | None = None
     labels: tuple[str, ...] | None = None

@@ -4,6 +4,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from krypton_onnx.passes import network
+from krypton_onnx.passes.footprint import Bytes, peak, static_bytes
 from krypton_onnx.passes.network import Network
 from krypton_onnx.plan import View
 
@@ -26,8 +27,15 @@ def build_base(net: Network, views: tuple[View, ...]) -> gs.Graph:
     return graph
 
 
+def base_peak(graph: gs.Graph) -> int:
+    """Bytes that the activations of a base graph take at most at once, views included."""
+    sizes = {t.name: Bytes(fixed=static_bytes(t)) for node in graph.nodes for t in node.outputs}
+    return peak(graph.nodes, sizes, [t.name for t in graph.outputs]).fixed
+
+
 def _rows(graph: gs.Graph, tensor: gs.Tensor, view: View) -> gs.Variable:
-    last = gs.Variable(f"{view.name}/channels_last")
+    maps = [1, view.rows, view.cols, view.channels]
+    last = gs.Variable(f"{view.name}/channels_last", dtype=np.dtype(view.dtype), shape=maps)
     rows = gs.Variable(view.name, dtype=np.dtype(view.dtype), shape=[view.rows * view.cols, view.channels])
     shape = network.constant(f"{view.name}/shape", np.array([-1, view.channels], np.int64))
     graph.nodes.append(gs.Node("Transpose", last.name, {"perm": [0, 2, 3, 1]}, [tensor], [last]))

@@ -6,17 +6,18 @@ import onnx_graphsurgeon as gs
 from krypton_onnx.geometry import Sliding
 from krypton_onnx.passes import network
 from krypton_onnx.passes.emit import Emitter
+from krypton_onnx.passes.footprint import Bytes, peak, static_bytes
 from krypton_onnx.passes.network import Network, static_shape, values
 from krypton_onnx.passes.operators import WindowRule
-from krypton_onnx.passes.overlay import Box, Overlay
+from krypton_onnx.passes.overlay import POINT, Box, Overlay
 from krypton_onnx.passes.per_query import per_query_tail
 from krypton_onnx.passes.planner import Layout
 from krypton_onnx.passes.regions import used_names
 
-_POINT = (Sliding(), Sliding())
 
-
-def build_incremental(net: Network, layout: Layout, moving: frozenset[str], lost: dict[str, str]) -> gs.Graph:
+def build_incremental(
+    net: Network, layout: Layout, patch: tuple[int, int], moving: frozenset[str], lost: dict[str, str]
+) -> tuple[gs.Graph, Bytes]:
     """Rewrite the model for a batch of queries.
 
     Before: ``relu1 → Conv(pads=[1, 1, 1, 1]) → conv2``.
@@ -30,10 +31,14 @@ def build_incremental(net: Network, layout: Layout, moving: frozenset[str], lost
     Args:
         net: the normalized model; its nodes are copied, not changed.
         layout: the planner's decisions.
+        patch: (height, width) of the patch to count memory for.
         moving: names of the tensors that depend on the image.
         lost: by name, the tensors whose axis 0 is not the batch: they are computed query by query.
+
+    Returns:
+        The graph, and the most memory that its activations take at once.
     """
-    builder = _Builder(net, layout, moving)
+    builder = _Builder(net, layout, patch, moving)
     tail = []
     for node in net.graph.nodes:
         if node.outputs[0].name in lost:
@@ -46,7 +51,7 @@ def build_incremental(net: Network, layout: Layout, moving: frozenset[str], lost
 
 
 class _Builder:
-    def __init__(self, net: Network, layout: Layout, moving: frozenset[str]) -> None:
+    def __init__(self, net: Network, layout: Layout, patch: tuple[int, int], moving: frozenset[str]) -> None:
         self.net, self.layout, self.moving = net, layout, moving
         image = net.image_tensor
         self.emitter = Emitter()
@@ -65,8 +70,8 @@ class _Builder:
             self.content,
             self.window_sizes,
             self.view_rows,
-            layout.program,
-            layout.windows,
+            layout,
+            patch,
         )
         self.windows: dict[str, gs.Variable] = {}
         self.full: dict[str, gs.Tensor] = dict(self.others)
@@ -89,6 +94,8 @@ class _Builder:
         else:
             attrs = {**node.attrs, "pads": [0, 0, 0, 0]} if "pads" in node.attrs else dict(node.attrs)
             self.emitter.nodes.append(gs.Node(node.op, node.name, attrs, inputs, [output], domain=node.domain))
+            channels = (static_shape(node.outputs[0]) or (0, 0))[1]
+            self.emitter.sizes[output.name] = box.memory(channels * np.dtype(node.outputs[0].dtype).itemsize)
         self.windows[result] = output
 
     def _windowed_input(self, node: gs.Node, index: int, rule: WindowRule, box: Box) -> gs.Tensor:
@@ -119,6 +126,7 @@ class _Builder:
         inputs = [self._whole(t.name) if t.name in self.moving else self._still(t) for t in node.inputs]
         outputs = [gs.Variable(t.name, t.dtype) for t in node.outputs]
         self.emitter.nodes.append(node.copy(inputs=inputs, outputs=outputs))
+        self.emitter.sizes.update({t.name: Bytes(dense=static_bytes(t)) for t in node.outputs})
         self.full.update({t.name: t for t in outputs})
 
     def _still(self, tensor: gs.Tensor) -> gs.Tensor:
@@ -132,7 +140,7 @@ class _Builder:
         if tensor not in self.full:
             view = self.layout.views[self.views[tensor]]
             box = self.overlay.whole(view.rows, view.cols)
-            self.full[tensor] = self._read(tensor, box, _POINT, None, self.emitter.unique(tensor))
+            self.full[tensor] = self._read(tensor, box, POINT, None, self.emitter.unique(tensor))
         return self.full[tensor]
 
     def add_tail(self, nodes: list[gs.Node]) -> None:
@@ -143,9 +151,13 @@ class _Builder:
         wanted = [t for t in self.net.graph.outputs if t.name in made]
         outputs = per_query_tail(self.emitter, nodes, carried, wanted, self.full)
         self.full.update({t.name: t for t in outputs})
+        for tensor in outputs:
+            self.emitter.sizes[tensor.name] = Bytes(dense=sum(static_bytes(t) for t in wanted))
+        # One query at a time, of which nothing is known to be freed early.
+        self.emitter.sizes[outputs[0].name] += Bytes(fixed=sum(static_bytes(t) for n in nodes for t in n.outputs))
 
-    def finish(self) -> gs.Graph:
-        """The graph, without nodes that nothing reads."""
+    def finish(self) -> tuple[gs.Graph, Bytes]:
+        """The graph, without nodes that nothing reads, and its peak memory."""
         outputs = []
         for wanted in self.net.graph.outputs:
             tensor = self._whole(wanted.name) if wanted.name in self.moving else self.full[wanted.name]
@@ -160,7 +172,8 @@ class _Builder:
             opset=self.net.graph.opset,
             import_domains=self.net.graph.import_domains,
         )
-        return graph.cleanup(remove_unused_graph_inputs=False).toposort()
+        graph.cleanup(remove_unused_graph_inputs=False).toposort()
+        return graph, peak(graph.nodes, self.emitter.sizes, [t.name for t in outputs])
 
     def _output_shape(self, wanted: gs.Variable) -> list[int | str | None]:
         shape = list(wanted.shape)

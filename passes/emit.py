@@ -11,6 +11,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from krypton_onnx.passes import network
+from krypton_onnx.passes.footprint import Bytes
 from krypton_onnx.passes.network import Array
 
 INDEX = np.int32
@@ -18,10 +19,16 @@ INDEX = np.int32
 
 
 class Emitter:
-    """Collects nodes in topological order; a node that was emitted before is not emitted again."""
+    """Collects nodes in topological order; a node that was emitted before is not emitted again.
+
+    Attributes:
+        nodes: emitted so far.
+        sizes: memory of the tensors that are worth counting, by name.
+    """
 
     def __init__(self) -> None:
         self.nodes: list[gs.Node] = []
+        self.sizes: dict[str, Bytes] = {}
         self._known: dict[tuple[Any, ...], gs.Variable] = {}
         self._constants: dict[tuple[Any, ...], gs.Constant] = {}
         self._names: Counter[str] = Counter()

@@ -6,20 +6,41 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from krypton_onnx import geometry
-from krypton_onnx.geometry import AxisRead, Program, Sliding
+from krypton_onnx.geometry import AxisRead, Sliding
 from krypton_onnx.passes.emit import INDEX, Emitter, IntArray, IntGraph
-from krypton_onnx.plan import View, Window
+from krypton_onnx.passes.footprint import Bytes
+from krypton_onnx.passes.network import Array
+from krypton_onnx.passes.planner import Layout, largest_windows
+from krypton_onnx.plan import View
 
 TO_ROWS = [0, 2, 3, 1]
 TO_MAPS = [0, 3, 1, 2]
+POINT = (Sliding(), Sliding())
+_INDEX_BYTES = 3 * np.dtype(INDEX).itemsize
+"""A cell: three integer tensors of a read's full size are alive together."""
 
 
 @dataclass(frozen=True, slots=True)
 class Box:
-    """A window of each query: starts [Q] and sizes (scalars) per axis."""
+    """A window of each query.
+
+    Attributes:
+        starts: [Q], per axis.
+        sizes: scalars, per axis.
+        expected: its largest size for the patch that the plan is made for, to count memory with.
+        whole: whether it is the whole map, whatever the patch.
+    """
 
     starts: tuple[IntArray, IntArray]
     sizes: tuple[IntArray | int, IntArray | int]
+    expected: tuple[int, int]
+    whole: bool = False
+
+    def memory(self, cell_bytes: int, sliding: tuple[Sliding, Sliding] = POINT) -> Bytes:
+        """What a tensor over the cells that one query's box reads takes, at so many bytes a cell."""
+        rows, cols = (geometry.read_count(n, s) for n, s in zip(self.expected, sliding, strict=True))
+        total = int(rows * cols) * cell_bytes
+        return Bytes(dense=total) if self.whole else Bytes(window=total)
 
 
 class Overlay:
@@ -31,8 +52,8 @@ class Overlay:
         patch_content: [Q or 1, C, h, w].
         window_sizes: int64 [T, 2].
         view_rows: int64 [V].
-        program: the region program.
-        windows: what the rows of window_sizes mean.
+        layout: the planner's decisions.
+        patch: (height, width) of the patch that they are made for.
     """
 
     def __init__(
@@ -42,22 +63,23 @@ class Overlay:
         patch_content: gs.Variable,
         window_sizes: gs.Variable,
         view_rows: gs.Variable,
-        program: Program,
-        windows: tuple[Window, ...],
+        layout: Layout,
+        patch: tuple[int, int],
     ) -> None:
         self.emitter = emitter
         self.xp = IntGraph(emitter)
         columns = [self._index(self._element(origins, axis, along=1), f"origin/{n}") for axis, n in enumerate("yx")]
         self._query = self.xp.arange(self._dimension(origins, 0))
-        self._begins = [geometry.begins(program, axis, columns[axis], self.xp) for axis in (0, 1)]
-        self._program, self._windows = program, windows
+        self._begins = [geometry.begins(layout.program, axis, columns[axis], self.xp) for axis in (0, 1)]
+        self._program, self._windows = layout.program, layout.windows
+        self._expected = largest_windows(layout, patch)
         self._sizes = self._index(self._flat(window_sizes), "window_sizes/int32")
         self._view_rows = self._index(view_rows, "view_rows/int32")
         self._patch = Box(
-            (columns[0], columns[1]), (self._dimension(patch_content, 2), self._dimension(patch_content, 3))
+            (columns[0], columns[1]), (self._dimension(patch_content, 2), self._dimension(patch_content, 3)), patch
         )
-        content = emitter.op("Expand", patch_content, self._lead_shape(origins), name="patch_content/every_query")
-        self._content = content
+        every = self._lead_shape(origins)
+        self._content = emitter.op("Expand", patch_content, every, name="patch_content/every_query")
 
     # ------------------------------------------------------------------------------------------------ boxes
 
@@ -74,12 +96,12 @@ class Overlay:
             geometry.window_start(self._begins[axis][step], sizes[axis], self._program[step].extents[axis], self.xp)
             for axis in (0, 1)
         ]
-        return Box((starts[0], starts[1]), (sizes[0], sizes[1]))
+        return Box((starts[0], starts[1]), (sizes[0], sizes[1]), self._expected[window])
 
     def whole(self, rows: int, cols: int) -> Box:
         """The whole map, as a box."""
         zero = self.xp.wrap(self.emitter.constant(np.zeros(1, INDEX)))
-        return Box((zero, zero), (rows, cols))
+        return Box((zero, zero), (rows, cols), (rows, cols), whole=True)
 
     # ------------------------------------------------------------------------------------------------ reads
 
@@ -127,20 +149,28 @@ class Overlay:
         cells = boxed.sizes[0] * boxed.sizes[1]
         own_index = self._query * cells + (rows + int(padded))
         index = geometry.overlay_index(reads[0], reads[1], self.xp.wrap(held), rows, own_index, self.xp)
-        pool = self._pool(source, view, own, pad_value)
-        return self._gather(pool, index, name)
+        pool = self._pool(source, view, own, boxed, pad_value)
+        cell_bytes = view.channels * np.dtype(view.dtype).itemsize
+        return self._gather(pool, index, name, target.memory(cell_bytes, sliding), target.memory(_INDEX_BYTES, sliding))
 
-    def _pool(self, source: gs.Variable, view: View, own: gs.Variable | None, pad_value: float | None) -> gs.Variable:
+    def _pool(
+        self, source: gs.Variable, view: View, own: gs.Variable | None, boxed: Box, pad_value: float | None
+    ) -> gs.Variable:
         """`Concat(view rows, pad row, window rows)`."""
-        windows = self._as_rows(self._content if own is None else own, view.channels, f"{view.tensor}/window_rows")
-        parts = [source, windows]
+        cell_bytes = view.channels * np.dtype(view.dtype).itemsize
+        maps = self._content if own is None else own
+        last = self.emitter.op("Transpose", maps, name=f"{view.tensor}/channels_last", perm=TO_ROWS)
+        flat = self.emitter.constant(np.array([-1, view.channels], np.int64))
+        rows = self.emitter.op("Reshape", last, flat, name=f"{view.tensor}/window_rows")
+        self.emitter.sizes[last.name] = boxed.memory(cell_bytes)
+        parts = [source, rows]
         if pad_value is not None:
             parts.insert(1, self.emitter.constant(np.full((1, view.channels), pad_value, view.dtype), "pad_row"))
-        return self.emitter.op("Concat", *parts, name=f"{view.tensor}/overlay", axis=0)
+        pool = self.emitter.op("Concat", *parts, name=f"{view.tensor}/overlay", axis=0)
+        self.emitter.sizes[pool.name] = boxed.memory(cell_bytes) + Bytes(fixed=view.rows * view.cols * cell_bytes)
+        return pool
 
-    def read_constant(
-        self, values: "np.ndarray[tuple[int, ...], np.dtype[np.generic]]", target: Box, name: str
-    ) -> gs.Variable:
+    def read_constant(self, values: Array, target: Box, name: str) -> gs.Variable:
         """The part of a constant map [C, H, W] that lies in a box. Returns [Q, C, rows, columns]."""
         channels, rows, cols = values.shape
         table = self.emitter.constant(values.transpose(1, 2, 0).reshape(rows * cols, channels), f"{name}/rows")
@@ -148,15 +178,15 @@ class Overlay:
             AxisRead(target.starts[axis], target.sizes[axis], target.starts[axis], 0, values.shape[axis + 1], False)
             for axis in (0, 1)
         ]
-        return self._gather(table, geometry.map_index(axes[0], axes[1], 0, 0, self.xp), name)
+        index = geometry.map_index(axes[0], axes[1], 0, 0, self.xp)
+        memory = target.memory(channels * values.dtype.itemsize)
+        return self._gather(table, index, name, memory, target.memory(_INDEX_BYTES))
 
-    def _gather(self, table: gs.Tensor, index: IntArray, name: str) -> gs.Variable:
+    def _gather(self, table: gs.Tensor, index: IntArray, name: str, memory: Bytes, index_memory: Bytes) -> gs.Variable:
         cells = self.emitter.op("Gather", table, index.tensor, name=f"{name}/cells", axis=0)
-        return self.emitter.op("Transpose", cells, name=name, perm=TO_MAPS)
-
-    def _as_rows(self, maps: gs.Variable, channels: int, name: str) -> gs.Variable:
-        last = self.emitter.op("Transpose", maps, name=f"{name}/channels_last", perm=TO_ROWS)
-        return self.emitter.op("Reshape", last, self.emitter.constant(np.array([-1, channels], np.int64)), name=name)
+        maps = self.emitter.op("Transpose", cells, name=name, perm=TO_MAPS)
+        self.emitter.sizes.update({index.tensor.name: index_memory, cells.name: memory, maps.name: memory})
+        return maps
 
     # ---------------------------------------------------------------------------------------- small change
 

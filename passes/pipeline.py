@@ -12,7 +12,7 @@ from krypton_onnx.classes import axis_classes
 from krypton_onnx.errors import KryptonError
 from krypton_onnx.passes import network
 from krypton_onnx.passes.batch_axes import lost_batch_axes
-from krypton_onnx.passes.build_base import build_base
+from krypton_onnx.passes.build_base import base_peak, build_base
 from krypton_onnx.passes.build_incremental import build_incremental, query_shape
 from krypton_onnx.passes.load import load
 from krypton_onnx.passes.network import Network, static_shape
@@ -20,7 +20,7 @@ from krypton_onnx.passes.normalize import fold_batch_norm, fold_zero_pads, free_
 from krypton_onnx.passes.planner import BATCH, Layout, plan_layout
 from krypton_onnx.passes.regions import Regions, analyse_regions
 from krypton_onnx.passes.static_shapes import static_shapes
-from krypton_onnx.plan import FORMAT, Plan, Source, TensorInfo, WindowClasses
+from krypton_onnx.plan import FORMAT, Memory, Plan, Source, TensorInfo, WindowClasses
 
 TRANSFORMS = (static_shapes, remove_inference_noops, fold_zero_pads, fold_batch_norm, free_reshapes)
 """The normalization, in order. After each the graph is checked and its shapes are inferred anew."""
@@ -84,6 +84,8 @@ def compile_graphs(
     layout = plan_layout(net, regions, patch)
     moving = frozenset(regions.states)
     lost = lost_batch_axes(net, moving, frozenset(layout.window_of))
+    base = build_base(net, layout.views)
+    incremental, peak = build_incremental(net, layout, patch, moving, lost)
     plan = Plan(
         format=FORMAT,
         compiler=version,
@@ -100,10 +102,11 @@ def compile_graphs(
         row_classes=_planned_classes(layout, 0, height, patch[0]),
         col_classes=_planned_classes(layout, 1, width, patch[1]),
         per_query=next(iter(lost.values()), None),
+        memory=Memory(base_peak(base), peak.fixed, peak.window, peak.dense),
         preprocess=preprocess,
         labels=labels,
     )
-    return Compiled(build_base(net, layout.views), build_incremental(net, layout, moving, lost), plan)
+    return Compiled(base, incremental, plan)
 
 
 def _info(tensor: gs.Variable, leading: int = 0) -> TensorInfo:

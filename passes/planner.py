@@ -67,6 +67,14 @@ def plan_layout(net: Network, regions: Regions, patch: tuple[int, int]) -> Layou
     return Layout(program, windows, window_of, rules, views, dense)
 
 
+def largest_windows(layout: Layout, patch: tuple[int, int]) -> list[tuple[int, int]]:
+    """(rows, columns) that each window has at most, over all origins."""
+    height, width = layout.program[0].extents
+    rows = geometry.window_sizes(layout.program, 0, np.arange(height - patch[0] + 1), patch[0]).max(axis=1)
+    cols = geometry.window_sizes(layout.program, 1, np.arange(width - patch[1] + 1), patch[1]).max(axis=1)
+    return [(int(rows[w.step]), int(cols[w.step])) for w in layout.windows]
+
+
 def mean_areas(program: Program, patch: tuple[int, int]) -> list[float]:
     """Cells of the mean query's region, over all origins of the image, per step of the program."""
     height, width = program[0].extents

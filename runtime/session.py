@@ -16,6 +16,7 @@ from krypton_onnx.runtime.base import Base, Content, Outputs
 from krypton_onnx.runtime.batches import Batch, Integers, plan_batches
 from krypton_onnx.runtime.engine import Array, Engine, Provider
 from krypton_onnx.runtime.explain import Edge, Pair, Question, Target, explain, pair
+from krypton_onnx.runtime.memory import batch_size
 
 
 class Session:
@@ -25,9 +26,11 @@ class Session:
         artifact: an `Artifact`, or the path of one.
         providers: ONNX Runtime's execution providers; the CPU's by default.
         session_options: ONNX Runtime's options (threads among them), used for both graphs.
+        memory_budget: bytes that all but the weights may take at the peak, by which the batch size is chosen; None for
+            no limit.
 
     Raises:
-        KryptonError: the artifact is not whole, or ONNX Runtime refuses it.
+        KryptonError: the artifact is not whole, ONNX Runtime refuses it, or the budget is too small for one query.
     """
 
     def __init__(
@@ -35,8 +38,11 @@ class Session:
         artifact: Artifact | str | os.PathLike[str],
         providers: Sequence[Provider] | None = None,
         session_options: ort.SessionOptions | None = None,
+        memory_budget: int | None = None,
     ) -> None:
         self.artifact = artifact if isinstance(artifact, Artifact) else open_artifact(artifact)
+        self._budget = memory_budget
+        batch_size(self.plan, self.plan.patch, memory_budget)  # refuse too small a budget before any work
         self._base = Engine(self.artifact.folder / "base.onnx", providers, session_options)
         self._incremental = Engine(self.artifact.folder / "incremental.onnx", providers, session_options)
 
@@ -115,7 +121,8 @@ class Session:
             content: patch content by queries' positions.
         """
         height, width = patch
-        for batch in plan_batches(self.plan, origins, (height, width), self.plan.batch):
+        size = batch_size(self.plan, (height, width), self._budget)
+        for batch in plan_batches(self.plan, origins, (height, width), size):
             held = {
                 view.name: base.views[view.name][first * view.cols : stop * view.cols]
                 for view, (first, stop) in zip(self.plan.views, batch.bands, strict=True)

@@ -1,0 +1,167 @@
+"""What commands are given: models, compiled models, labels; and how they say what they did."""
+
+import json
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from krypton_onnx.errors import KryptonError
+
+if TYPE_CHECKING:
+    from krypton_onnx.artifact import Artifact
+    from krypton_onnx.preprocess import Preprocess
+
+
+@contextmanager
+def compiled(
+    model: Path,
+    *,
+    patch: tuple[int, int],
+    input_size: tuple[int, int] | None,
+    image_input: str | None,
+    verify: bool = True,
+) -> "Iterator[Artifact]":
+    """The artifact at a path, or a model there compiled into a folder that vanishes afterwards.
+
+    Args:
+        model: an ONNX file, or a folder that `compile` wrote.
+        patch: that a model is compiled for.
+        input_size, image_input: see `krypton_onnx.compile`.
+        verify: whether a model's compiled form is compared with it.
+
+    Raises:
+        KryptonError: neither can be opened, or options do not apply.
+    """
+    from krypton_onnx.artifact import open_artifact
+    from krypton_onnx.compiler import compile
+
+    if model.is_dir():
+        if input_size is not None or image_input is not None:
+            raise KryptonError(f"{model} is compiled already, with its own --input-size and --image-input; omit them.")
+        yield open_artifact(model)
+        return
+    with _temporary_folder() as folder:
+        yield compile(
+            model, folder / "model", patch=patch, input_size=input_size, image_input=image_input, verify=verify
+        )
+
+
+@contextmanager
+def _temporary_folder() -> Iterator[Path]:
+    try:
+        folder = tempfile.TemporaryDirectory(prefix="krypton-", ignore_cleanup_errors=True)
+    except OSError as error:
+        raise KryptonError(
+            f"No temporary folder can be made ({error.strerror or error}): free some space or set TMPDIR."
+        ) from error
+    with folder as name:
+        yield Path(name)
+
+
+def with_preprocess(artifact: "Artifact", file: Path | None, fields: dict[str, Any]) -> "tuple[Artifact, Preprocess]":
+    """Settle the preprocessing: single fields override the file, which overrides what the artifact stores.
+
+    Args:
+        artifact: what is to be explained.
+        file: a preprocessing file, or None.
+        fields: single fields.
+
+    Returns:
+        The artifact with that preprocessing in its plan, and the preprocessing.
+
+    Raises:
+        KryptonError: it is malformed or does not fit the model's input.
+    """
+    from krypton_onnx.preprocess import Preprocess
+
+    shape = [extent or 0 for extent in artifact.plan.image.shape]
+    if file is not None:
+        chosen = Preprocess.from_json(file)
+    elif artifact.plan.preprocess is not None:
+        chosen = Preprocess.from_dict(artifact.plan.preprocess)
+    else:
+        chosen = Preprocess.for_input(shape)
+    chosen = Preprocess.from_dict({**chosen.to_dict(), **fields})
+    chosen.check_input(shape)
+    return replace(artifact, plan=replace(artifact.plan, preprocess=chosen.to_dict())), chosen
+
+
+def read_labels(file: Path) -> tuple[str, ...]:
+    """Class names, one a line, in the order of the model's output; a leading index (``0,tench``) is left out.
+
+    Raises:
+        KryptonError: the file is missing or no text.
+    """
+    try:
+        lines = file.read_text(encoding="utf-8-sig").splitlines()
+    except OSError as error:
+        raise KryptonError(f"The labels file {file} cannot be read: {error.strerror or error}.") from error
+    except UnicodeDecodeError as error:
+        raise KryptonError(f"The labels file {file} is no UTF-8 text: give one label a line.") from error
+    while lines and not lines[-1].strip():
+        lines.pop()
+    if not lines:
+        raise KryptonError(f"The labels file {file} is empty: give one label a line.")
+    heads = [line.partition(",")[0].strip() for line in lines]
+    if heads == [str(index) for index in range(len(lines))]:
+        lines = [line.partition(",")[2] for line in lines]
+    return tuple(line.strip() for line in lines)
+
+
+def label_of(index: int, labels: Sequence[str] | None) -> str:
+    """``tabby cat (281)``, or ``class 281`` where it has no name."""
+    name = labels[index] if labels is not None and index < len(labels) else ""
+    return f"{name} ({index})" if name else f"class {index}"
+
+
+def say_json(value: dict[str, Any]) -> None:
+    """One JSON object on standard output. What is not finite becomes null, which JSON can say."""
+    click.echo(json.dumps(_finite(value), ensure_ascii=False, allow_nan=False))
+
+
+def _finite(value: Any) -> Any:
+    match value:
+        case dict():
+            return {key: _finite(item) for key, item in value.items()}
+        case list() | tuple():
+            return [_finite(item) for item in value]
+        case float() if value != value or value in (float("inf"), float("-inf")):
+            return None
+        case Path():
+            return str(value)
+        case _:
+            return value
+
+
+def table(rows: Sequence[Sequence[str]], right: str) -> str:
+    """Columns under their headings.
+
+    Args:
+        rows: the headings first.
+        right: per column, ``<`` or ``>`` for its side.
+    """
+    widths = [max(len(row[i]) for row in rows) for i in range(len(right))]
+    lines = [
+        "  ".join(f"{cell:{side}{width}}" for cell, side, width in zip(row, right, widths, strict=True)).rstrip()
+        for row in rows
+    ]
+    return "\n".join(lines)
+
+
+def size_text(size: Sequence[int]) -> str:
+    """``16x16``."""
+    return "x".join(str(extent) for extent in size)
+
+
+def bytes_text(count: float) -> str:
+    """``12.3 MB``."""
+    for unit in ("B", "kB", "MB"):
+        if count < 1000:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.3g} GB"

@@ -1,0 +1,59 @@
+"""Memory: how many queries fit into a budget."""
+
+import numpy as np
+
+from krypton_onnx import geometry
+from krypton_onnx.errors import KryptonError
+from krypton_onnx.plan import Plan
+
+ALLOCATOR_OVERHEAD = 1.5
+"""What ONNX Runtime's arena holds at its peak, over what is alive in it: it keeps freed blocks of other sizes."""
+
+
+def batch_size(plan: Plan, patch: tuple[int, int], budget: int | None) -> int:
+    """Queries per batch: the plan's number, or as many as the budget allows.
+
+    Args:
+        plan: the artifact's plan.
+        patch: (height, width) of the queries.
+        budget: bytes for everything beyond weights; None for no limit.
+
+    Raises:
+        KryptonError: not even one query fits; says how much is needed.
+    """
+    if budget is None:
+        return plan.batch
+    held = _views(plan)
+    per_query = plan.memory.dense + plan.memory.window * _growth(plan, patch)
+    free = budget / ALLOCATOR_OVERHEAD - held - plan.memory.fixed
+    needed = ALLOCATOR_OVERHEAD * max(plan.memory.base, held + plan.memory.fixed + per_query)
+    if budget < needed:
+        raise KryptonError(
+            f"A memory budget of {_megabytes(budget)} is too small: this model needs {_megabytes(needed)} beyond its "
+            f"weights for one query at a time with a {patch[0]}x{patch[1]} patch."
+        )
+    return min(plan.batch, int(free // per_query))
+
+
+def _views(plan: Plan) -> int:
+    return sum(v.rows * v.cols * v.channels * np.dtype(v.dtype).itemsize for v in plan.views)
+
+
+def _growth(plan: Plan, patch: tuple[int, int]) -> float:
+    """How much larger this patch's windows are than the planned patch's, at most."""
+    return max(
+        (a / b for a, b in zip(_areas(plan, patch), _areas(plan, plan.patch), strict=True)),
+        default=1.0,
+    )
+
+
+def _areas(plan: Plan, patch: tuple[int, int]) -> list[int]:
+    largest = []
+    for axis, size in enumerate(patch):
+        origins = np.arange(plan.program[0].extents[axis] - size + 1)
+        largest.append(geometry.window_sizes(plan.program, axis, origins, size).max(axis=1))
+    return [int(largest[0][w.step] * largest[1][w.step]) for w in plan.windows]
+
+
+def _megabytes(size: float) -> str:
+    return f"{size / 1e6:.1f} MB"
