@@ -56,7 +56,7 @@ def compile(
         labels=None if labels is None else tuple(labels),
     )
     if preprocess is not None:
-        preprocess.check_input(compiled.plan.image.shape)
+        preprocess.check_input(compiled.plan.model_shape)
     with staged_folder(target) as folder:
         artifact = write_manifest(folder, compiled.plan, write_graphs(compiled, folder))
         if verify:

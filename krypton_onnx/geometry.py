@@ -249,10 +249,12 @@ def read_begin(start: Ints, window: Sliding) -> Ints:
 class AxisRead:
     """One axis of a read: which input rows are wanted, and where the query's own window lies.
 
+    Vectors over the queries have the shape [Q, 1, 1], so that they broadcast with rows and columns as they are.
+
     Attributes:
-        begin: [Q], the first row wanted.
+        begin: [Q, 1, 1], the first row wanted.
         count: how many; a scalar, equal for all queries.
-        own_start: [Q], first row of the query's own window of the tensor that is read.
+        own_start: [Q, 1, 1], first row of the query's own window of the tensor that is read.
         own_size: its rows; a scalar.
         extent: rows of that tensor.
         padded: whether a wanted row can lie outside the tensor.
@@ -279,35 +281,39 @@ def overlay_index(
         rows, cols: what is wanted along each axis.
         first_row: the row of the tensor with which the view's band begins.
         pad_index: index of the pad row, the number of view rows.
-        own_index: [Q], index of the first cell of each query's window.
+        own_index: [Q, 1, 1], index of the first cell of each query's window.
         xp: numpy or the graph's emitter.
 
     Returns:
         Integers [Q, rows.count, cols.count].
     """
-    own_y = _wanted(rows, xp) - xp.expand_dims(rows.own_start, 1)
-    own_x = _wanted(cols, xp) - xp.expand_dims(cols.own_start, 1)
-    own_rows = xp.expand_dims(own_index, 1) + own_y * cols.own_size
-    own_rows = xp.where(_inside(own_y, rows.own_size, xp), own_rows, -NOWHERE)
+    own_y = _wanted_rows(rows, xp) - rows.own_start
+    own_x = _wanted_cols(cols, xp) - cols.own_start
+    own_rows = xp.where(_inside(own_y, rows.own_size, xp), own_y * cols.own_size + own_index, -NOWHERE)
     own_cols = xp.where(_inside(own_x, cols.own_size, xp), own_x, -NOWHERE)
-    own = xp.expand_dims(own_rows, 2) + xp.expand_dims(own_cols, 1)
-    return xp.maximum(own, map_index(rows, cols, first_row, pad_index, xp))
+    return xp.maximum(own_rows + own_cols, map_index(rows, cols, first_row, pad_index, xp))
 
 
 def map_index(rows: AxisRead, cols: AxisRead, first_row: Ints, pad_index: Ints, xp: Any = np) -> Ints:
     """`overlay_index` without a window: where each wanted cell lies in `Concat(map rows, pad row)`."""
-    y, x = _wanted(rows, xp), _wanted(cols, xp)
+    y, x = _wanted_rows(rows, xp), _wanted_cols(cols, xp)
     view_y = (y - first_row) * cols.extent
     if rows.padded:
         view_y = xp.where(_inside(y, rows.extent, xp), view_y, NOWHERE)
     if cols.padded:
         x = xp.where(_inside(x, cols.extent, xp), x, NOWHERE)
-    cell = xp.expand_dims(view_y, 2) + xp.expand_dims(x, 1)
+    cell = view_y + x
     return xp.minimum(cell, pad_index) if rows.padded or cols.padded else cell
 
 
-def _wanted(read: AxisRead, xp: Any) -> Ints:
-    return xp.expand_dims(read.begin, 1) + xp.expand_dims(xp.arange(read.count), 0)
+def _wanted_rows(read: AxisRead, xp: Any) -> Ints:
+    """[Q, count, 1]."""
+    return read.begin + xp.expand_dims(xp.arange(read.count), 1)
+
+
+def _wanted_cols(read: AxisRead, xp: Any) -> Ints:
+    """[Q, 1, count]."""
+    return read.begin + xp.arange(read.count)
 
 
 def _inside(position: Ints, size: Ints, xp: Any) -> Ints:

@@ -141,6 +141,7 @@ class Plan:
         compiler: version of krypton-onnx that wrote it.
         source: the model.
         image: the image input; shape [C, H, W].
+        channels_last: whether the model takes, and callers give, [H, W, C] instead. The two graphs never do.
         other_inputs: the model's other inputs, with their full shapes.
         outputs: the model's outputs.
         patch: (height, width) that the plan was tuned for. Any other patch works too.
@@ -160,6 +161,7 @@ class Plan:
     compiler: str
     source: Source
     image: TensorInfo
+    channels_last: bool
     other_inputs: tuple[TensorInfo, ...]
     outputs: tuple[TensorInfo, ...]
     patch: tuple[int, int]
@@ -174,3 +176,9 @@ class Plan:
     memory: Memory
     preprocess: dict[str, Any] | None = None
     labels: tuple[str, ...] | None = None
+
+    @property
+    def model_shape(self) -> tuple[int, int, int]:
+        """One image as the model takes it: [C, H, W], or [H, W, C] if channels come last."""
+        channels, height, width = (d or 0 for d in self.image.shape)
+        return (height, width, channels) if self.channels_last else (channels, height, width)

@@ -114,7 +114,7 @@ class Source:
     def run(self, engine: Engine, images: Array) -> dict[str, Array]:
         """Outputs for images [Q, C, H, W], each in a run of its own, in the batch that was exported: [Q, …]."""
         results: dict[str, list[Array]] = {o.name: [] for o in self._plan.outputs}
-        for image in images:
+        for image in images.transpose(0, 2, 3, 1) if self._plan.channels_last else images:
             feed = {self._plan.image.name: np.repeat(image[None], self._batch, axis=0), **self._others}
             for info, values in zip(self._plan.outputs, engine.run(feed), strict=True):
                 results[info.name].append(values[0] if values.ndim > len(info.shape) else values)
@@ -169,12 +169,13 @@ def verify(
     others = {info.name: _random(rng, info, ()) for info in plan.other_inputs}
     source, session = Source(path, plan, others), Session(artifact)
     image = _random_image(rng, plan, ())
-    base = session.materialize(image, others)
+    last = (0, 2, 3, 1) if plan.channels_last else (0, 1, 2, 3)
+    base = session.materialize(image[None].transpose(last), others)
     base_full = source.run(source.optimised, image[None])
     incremental, full, plain = {}, {}, {}
     for probe in _probes(rng, plan, max(queries, 8)):
         images = probe.images(image)
-        _append(incremental, session.infer(base, probe.origins, probe.content))
+        _append(incremental, session.infer(base, probe.origins, probe.content.transpose(last)))
         _append(full, source.run(source.optimised, images))
         _append(plain, source.run(source.unoptimised, images))
     return tuple(
@@ -227,6 +228,7 @@ def _random_image(rng: np.random.Generator, plan: Plan, lead: tuple[int, ...]) -
     channels, height, width = plan.image.shape
     pixels = rng.integers(0, 256, (math.prod(lead), height, width, channels), np.uint8)
     images = np.stack([preprocess.tensor(p) for p in pixels])
+    images = images.transpose(0, 3, 1, 2) if plan.channels_last else images
     return images.reshape(*lead, *plan.image.shape).astype(plan.image.dtype)  # type: ignore[arg-type]
 
 

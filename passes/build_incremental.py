@@ -54,7 +54,7 @@ class _Builder:
     def __init__(self, net: Network, layout: Layout, patch: tuple[int, int], moving: frozenset[str]) -> None:
         self.net, self.layout, self.moving = net, layout, moving
         image = net.image_tensor
-        self.emitter = Emitter()
+        self.emitter = Emitter(reserved=net.graph.tensors())
         self.origins = gs.Variable("origins", np.dtype(np.int64), ["Q", 2])
         self.content = gs.Variable("patch_content", image.dtype, ["P", image.shape[1], "patch_rows", "patch_cols"])
         self.window_sizes = gs.Variable("window_sizes", np.dtype(np.int64), [len(layout.windows), 2])
@@ -140,7 +140,7 @@ class _Builder:
         if tensor not in self.full:
             view = self.layout.views[self.views[tensor]]
             box = self.overlay.whole(view.rows, view.cols)
-            self.full[tensor] = self._read(tensor, box, POINT, None, self.emitter.unique(tensor))
+            self.full[tensor] = self._read(tensor, box, POINT, None, f"{tensor}/whole")
         return self.full[tensor]
 
     def add_tail(self, nodes: list[gs.Node]) -> None:
@@ -160,9 +160,8 @@ class _Builder:
         """The graph, without nodes that nothing reads, and its peak memory."""
         outputs = []
         for wanted in self.net.graph.outputs:
-            tensor = self._whole(wanted.name) if wanted.name in self.moving else self.full[wanted.name]
-            tensor.dtype = wanted.dtype
-            tensor.shape = self._output_shape(wanted)
+            tensor = self._whole(wanted.name) if wanted.name in self.moving else self._repeated(wanted)
+            tensor.name, tensor.dtype, tensor.shape = wanted.name, wanted.dtype, ["Q", *query_shape(wanted)]
             outputs.append(tensor)
         graph = gs.Graph(
             self.emitter.nodes,
@@ -175,11 +174,13 @@ class _Builder:
         graph.cleanup(remove_unused_graph_inputs=False).toposort()
         return graph, peak(graph.nodes, self.emitter.sizes, [t.name for t in outputs])
 
-    def _output_shape(self, wanted: gs.Variable) -> list[int | str | None]:
-        shape = list(wanted.shape)
-        if wanted.name not in self.moving:
-            return shape
-        return ["Q", *query_shape(wanted)]
+    def _repeated(self, wanted: gs.Variable) -> gs.Variable:
+        """An output that does not depend on the image, once a query."""
+        one = self._still(wanted)
+        if query_shape(wanted) == tuple(wanted.shape):
+            one = self.emitter.op("Unsqueeze", one, self.emitter.constant(np.zeros(1, np.int64)))
+        self.full[wanted.name].name = self.emitter.unique(f"{wanted.name}/once")
+        return self.emitter.op("Expand", one, self.overlay.leading_queries(1 + len(query_shape(wanted))))
 
 
 def query_shape(output: gs.Variable) -> tuple[int | None, ...]:

@@ -5,6 +5,7 @@ functions that the planner and the driver run on numpy arrays write the index ar
 """
 
 from collections import Counter
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -21,17 +22,20 @@ INDEX = np.int32
 class Emitter:
     """Collects nodes in topological order; a node that was emitted before is not emitted again.
 
+    Args:
+        reserved: names that are the caller's to give out.
+
     Attributes:
         nodes: emitted so far.
         sizes: memory of the tensors that are worth counting, by name.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, reserved: Iterable[str] = ()) -> None:
         self.nodes: list[gs.Node] = []
         self.sizes: dict[str, Bytes] = {}
         self._known: dict[tuple[Any, ...], gs.Variable] = {}
         self._constants: dict[tuple[Any, ...], gs.Constant] = {}
-        self._names: Counter[str] = Counter()
+        self._names = Counter(list(reserved))
 
     def op(self, op: str, *inputs: gs.Tensor, name: str | None = None, **attrs: Any) -> gs.Variable:
         """Emit a node with one output and return that.

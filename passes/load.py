@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import google.protobuf.message
+import numpy as np
 import onnx
 import onnx.inliner
 import onnx.version_converter
@@ -15,6 +16,10 @@ from krypton_onnx.passes.network import Array, Network
 
 OLDEST_OPSET = 7
 TARGET_OPSET = 17
+INTERFACE = frozenset({"origins", "patch_content", "window_sizes", "view_rows"})
+"""Inputs of the incremental graph, which no tensor of a model may be called."""
+
+_CHANNELS = (1, 3, 4)
 _CONVOLUTIONS = {"Conv", "ConvTranspose", "ConvInteger", "QLinearConv", "FusedConv"}
 
 
@@ -38,11 +43,19 @@ def load(path: Path, *, image_input: str | None = None, input_size: tuple[int, i
         graph.inputs.remove(tensor)
         network.become_constant(tensor, weights[tensor.name])
     image = _image_input(graph, image_input, path)
+    channels_last = _is_channels_last(image.shape)
+    if channels_last:
+        image = _channels_first(graph, image)
+    exported_batch = image.shape[0]
     _fix_image_shape(image, input_size, path)
+    _name_constants(graph)
+    if isinstance(exported_batch, int) and exported_batch > 1:
+        _reshape_single_images(graph, exported_batch)
     graph.cleanup(remove_unused_graph_inputs=False).toposort()
     for node in graph.nodes:
         node.name = node.name or node.outputs[0].name
-    return Network(graph, image.name)
+    _free_interface_names(graph, path)
+    return Network(graph, image.name, channels_last)
 
 
 def read_model(path: Path) -> onnx.ModelProto:
@@ -172,6 +185,57 @@ def _image_input(graph: gs.Graph, wanted: str | None, path: Path) -> gs.Variable
 
 def _names(inputs: dict[str, gs.Variable]) -> str:
     return ", ".join(f"'{name}' {t.shape}" for name, t in inputs.items()) or "none"
+
+
+def _is_channels_last(shape: list[int | str | None]) -> bool:
+    """Whether [N, H, W, C] is meant: the last extent can be channels and the second cannot."""
+    return shape[3] in _CHANNELS and shape[1] not in _CHANNELS
+
+
+def _channels_first(graph: gs.Graph, image: gs.Variable) -> gs.Variable:
+    """Let the graph take [N, C, H, W], and transpose to what the model takes as its first step.
+
+    Before: ``image [N, H, W, C] → …``. After: ``image [N, C, H, W] → Transpose(0, 2, 3, 1) → …``.
+    """
+    count, height, width, channels = image.shape
+    first = gs.Variable(image.name, image.dtype, [count, channels, height, width])
+    graph.inputs = [first if t is image else t for t in graph.inputs]
+    image.name = f"{image.name}/channels_last"
+    image.shape = None
+    graph.nodes.insert(0, gs.Node("Transpose", image.name, {"perm": [0, 2, 3, 1]}, [first], [image]))
+    return first
+
+
+def _name_constants(graph: gs.Graph) -> None:
+    """Turn Constant nodes into constants, which every later step can look into."""
+    for node in graph.nodes:
+        if node.op == "Constant" and isinstance(node.attrs.get("value"), gs.Constant):
+            target, array = node.outputs[0], network.values(node.attrs["value"])
+            node.outputs.clear()
+            if array is not None:
+                network.become_constant(target, array)
+    graph.cleanup(remove_unused_graph_inputs=False)
+
+
+def _reshape_single_images(graph: gs.Graph, batch: int) -> None:
+    """Let an export for a fixed batch take one image: a Reshape to that batch becomes one to a batch of one."""
+    for node in graph.nodes:
+        target = network.values(node.inputs[1]) if node.op == "Reshape" else None
+        if target is not None and target.size and target.flat[0] == batch:
+            shape = np.array([1, *target.reshape(-1)[1:]], np.int64)
+            node.inputs[1] = network.constant(f"{node.outputs[0].name}/one_image", shape)
+
+
+def _free_interface_names(graph: gs.Graph, path: Path) -> None:
+    """Rename tensors that are called like an input of the incremental graph."""
+    public = {t.name for t in (*graph.inputs, *graph.outputs)}
+    tensors = graph.tensors()
+    for name in INTERFACE & tensors.keys():
+        if name in public:
+            raise KryptonError(
+                f"The input or output '{name}' of {path} is called like an input of the compiled graph: rename it."
+            )
+        tensors[name].name = f"{name}/model"
 
 
 def _fix_image_shape(image: gs.Variable, size: tuple[int, int] | None, path: Path) -> None:

@@ -45,11 +45,13 @@ class Network:
 
     Attributes:
         graph: nodes in topological order, every tensor with static shape and dtype once `static_shapes` has run.
-        image: name of the image input, float [1, C, H, W].
+        image: name of the image input, [1, C, H, W].
+        channels_last: whether the model itself takes [N, H, W, C].
     """
 
     graph: gs.Graph
     image: str
+    channels_last: bool = False
 
     @property
     def image_tensor(self) -> gs.Variable:

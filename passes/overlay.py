@@ -25,7 +25,7 @@ class Box:
     """A window of each query.
 
     Attributes:
-        starts: [Q], per axis.
+        starts: [Q, 1, 1], per axis.
         sizes: scalars, per axis.
         expected: its largest size for the patch that the plan is made for, to count memory with.
         whole: whether it is the whole map, whatever the patch.
@@ -68,8 +68,9 @@ class Overlay:
     ) -> None:
         self.emitter = emitter
         self.xp = IntGraph(emitter)
-        columns = [self._index(self._element(origins, axis, along=1), f"origin/{n}") for axis, n in enumerate("yx")]
-        self._query = self.xp.arange(self._dimension(origins, 0))
+        self._origins = origins
+        columns = [self._per_query(self._element(origins, axis, along=1), f"origin/{n}") for axis, n in enumerate("yx")]
+        self._query = self._per_query(self.xp.arange(self._dimension(origins, 0)).tensor, "query")
         self._begins = [geometry.begins(layout.program, axis, columns[axis], self.xp) for axis in (0, 1)]
         self._program, self._windows = layout.program, layout.windows
         self._expected = largest_windows(layout, patch)
@@ -78,7 +79,7 @@ class Overlay:
         self._patch = Box(
             (columns[0], columns[1]), (self._dimension(patch_content, 2), self._dimension(patch_content, 3)), patch
         )
-        every = self._lead_shape(origins)
+        every = self.leading_queries(4)
         self._content = emitter.op("Expand", patch_content, every, name="patch_content/every_query")
 
     # ------------------------------------------------------------------------------------------------ boxes
@@ -100,8 +101,14 @@ class Overlay:
 
     def whole(self, rows: int, cols: int) -> Box:
         """The whole map, as a box."""
-        zero = self.xp.wrap(self.emitter.constant(np.zeros(1, INDEX)))
+        zero = self.xp.wrap(self.emitter.constant(np.zeros((1, 1, 1), INDEX)))
         return Box((zero, zero), (rows, cols), (rows, cols), whole=True)
+
+    def leading_queries(self, rank: int) -> gs.Variable:
+        """The shape [Q, 1, …] of so many axes, to expand to."""
+        queries = self.emitter.op("Shape", self._origins, start=0, end=1)
+        ones = self.emitter.constant(np.ones(rank - 1, np.int64))
+        return self.emitter.op("Concat", queries, ones, axis=0)
 
     # ------------------------------------------------------------------------------------------------ reads
 
@@ -190,6 +197,11 @@ class Overlay:
 
     # ---------------------------------------------------------------------------------------- small change
 
+    def _per_query(self, tensor: gs.Variable, name: str) -> IntArray:
+        """[Q] as int32 [Q, 1, 1], to be broadcast over rows and columns."""
+        axes = self.emitter.constant(np.array([1, 2], np.int64))
+        return self._index(self.emitter.op("Unsqueeze", tensor, axes), name)
+
     def _index(self, tensor: gs.Variable, name: str) -> IntArray:
         return self.xp.wrap(self.emitter.op("Cast", tensor, name=name, to=INDEX))
 
@@ -204,9 +216,3 @@ class Overlay:
 
     def _flat(self, tensor: gs.Variable) -> gs.Variable:
         return self.emitter.op("Reshape", tensor, self.emitter.constant(np.array([-1], np.int64)))
-
-    def _lead_shape(self, origins: gs.Variable) -> gs.Variable:
-        """[Q, 1, 1, 1], to which a single patch content is expanded."""
-        queries = self.emitter.op("Shape", origins, start=0, end=1)
-        ones = self.emitter.constant(np.ones(3, np.int64))
-        return self.emitter.op("Concat", queries, ones, axis=0)

@@ -51,7 +51,7 @@ def per_query_tail(
             body.append(gs.Node("Squeeze", squeezed.name, {}, [one, axis], [squeezed]))
             one = squeezed
         results.append(one)
-    stacked = [gs.Variable(emitter.unique(t.name), t.dtype) for t in wanted]
+    stacked = [gs.Variable(t.name, t.dtype) for t in wanted]
     graph = gs.Graph(body, slices, results, name="one_query")
     attrs = {"body": graph, "num_scan_inputs": len(slices)}
     emitter.nodes.append(gs.Node("Scan", "per_query", attrs, list(carried), stacked))

@@ -91,6 +91,7 @@ def compile_graphs(
         compiler=version,
         source=Source(path.name, hashlib.sha256(path.read_bytes()).hexdigest()),
         image=_info(net.image_tensor, leading=1),
+        channels_last=net.channels_last,
         other_inputs=tuple(_info(t) for t in net.other_inputs),
         outputs=tuple(TensorInfo(t.name, np.dtype(t.dtype).name, query_shape(t)) for t in net.graph.outputs),
         patch=patch,

@@ -107,7 +107,7 @@ def fill_content(plan: Plan, fill: Fill | ArrayLike, image: Array) -> Array:
 
     Args:
         plan: its preprocessing, if any, turns pixel units into the tensor's.
-        fill: a name, a number, a value per channel, or an image tensor [C, H, W].
+        fill: a name, a number, a value per channel, or an image tensor as the model takes it.
         image: the image tensor [C, H, W], for its mean.
 
     Raises:
@@ -116,8 +116,9 @@ def fill_content(plan: Plan, fill: Fill | ArrayLike, image: Array) -> Array:
     if isinstance(fill, str) and fill == "mean":
         mean: Array = image.mean(axis=(1, 2)).astype(image.dtype)
         return mean
-    if not isinstance(fill, str) and np.shape(fill) == image.shape:
-        return np.asarray(fill).astype(image.dtype)
+    if not isinstance(fill, str) and np.shape(fill) == plan.model_shape:
+        shown = np.asarray(fill).astype(image.dtype)
+        return shown.transpose(2, 0, 1) if plan.channels_last else shown
     if plan.preprocess is not None:
         # The picture is read for "mean" alone.
         colour = Preprocess.from_dict(plan.preprocess).fill(fill, np.zeros((1, 1, image.shape[0]), np.uint8))
@@ -131,7 +132,7 @@ def fill_content(plan: Plan, fill: Fill | ArrayLike, image: Array) -> Array:
     if values.size not in (1, image.shape[0]) or values.ndim > 1:
         raise KryptonError(
             f"The fill has the shape {list(values.shape)}; it can be a number, one number for each of the "
-            f"{image.shape[0]} channels, or an image tensor {list(image.shape)}."
+            f"{image.shape[0]} channels, or an image tensor {list(plan.model_shape)}."
         )
     return np.broadcast_to(values, image.shape[:1]).astype(image.dtype)
 

@@ -57,13 +57,14 @@ class Session:
         """Run the base graph on one image and keep its views.
 
         Args:
-            image: the model's input tensor [C, H, W], or [1, C, H, W], of its dtype or castable to it.
+            image: the model's input tensor [C, H, W], without or with a leading 1, of its dtype or castable to it;
+                [H, W, C] for a model that takes channels last.
             inputs: the model's other inputs by name, in full shape.
 
         Raises:
             KryptonError: wrong shape, type or names, or values that are not finite.
         """
-        tensor = _image_tensor(image, self.plan.image)
+        tensor = _image_tensor(image, self.plan)
         others = _other_inputs(inputs or {}, self.plan.other_inputs)
         feed = {self.plan.image.name: tensor[None], **others}
         views = dict(zip(self._base.outputs, self._base.run(self._fed(self._base, feed)), strict=True))
@@ -71,7 +72,8 @@ class Session:
         height, width = self.plan.patch
         # A patch that shows what is there already changes nothing: its outputs are those of the image.
         origin = np.zeros((1, 2), np.int64)
-        base.outputs.update(self.infer(base, origin, tensor[:, :height, :width]))
+        content = tensor[None, :, :height, :width]
+        base.outputs.update(self._collect(base, origin, content))
         return base
 
     # -------------------------------------------------------------------------------------------- queries
@@ -82,7 +84,8 @@ class Session:
         Args:
             base: from `materialize`, or an image tensor.
             origins: integers [Q, 2], (y, x) of each rectangle's top-left pixel.
-            patch_content: [C, h, w] or [1, C, h, w] for all queries, or [Q, C, h, w]; castable to the model's dtype.
+            patch_content: [C, h, w] or [1, C, h, w] for all queries, or [Q, C, h, w]; castable to the model's dtype;
+                channels last for a model that takes them so.
 
         Returns:
             By output name, an array [Q, …].
@@ -97,20 +100,23 @@ class Session:
             raise KryptonError(
                 f"patch_content is for {len(content)} queries and there are {len(places)} origins; give one or as many."
             )
+        if not len(places):
+            return {o.name: np.empty((0, *(d or 0 for d in o.shape)), o.dtype) for o in self.plan.outputs}
+        return self._collect(base, places, content)
+
+    def _collect(self, base: Base, places: Integers, content: Array) -> Outputs:
         results: Outputs = {}
-        for batch, outputs in self.run(
-            base, places, content.shape[2:], lambda q: content[q if len(content) > 1 else slice(None)]
-        ):
+        shared = len(content) == 1
+        patch = (content.shape[2], content.shape[3])
+        for batch, outputs in self.run(base, places, patch, lambda queries: content if shared else content[queries]):
             for name, values in outputs.items():
                 if name not in results:
                     results[name] = np.empty((len(places), *values.shape[1:]), values.dtype)
                 results[name][batch.queries] = values
-        if not len(places):
-            results = {o.name: np.empty((0, *(d or 0 for d in o.shape)), o.dtype) for o in self.plan.outputs}
         return results
 
     def run(
-        self, base: Base, origins: Integers, patch: tuple[int, ...], content: Content
+        self, base: Base, origins: Integers, patch: tuple[int, int], content: Content
     ) -> Iterator[tuple[Batch, Outputs]]:
         """Run queries batch by batch, in the order that is fastest; for results too large to be kept.
 
@@ -120,9 +126,8 @@ class Session:
             patch: (height, width).
             content: patch content by queries' positions.
         """
-        height, width = patch
-        size = batch_size(self.plan, (height, width), self._budget)
-        for batch in plan_batches(self.plan, origins, (height, width), size):
+        size = batch_size(self.plan, patch, self._budget)
+        for batch in plan_batches(self.plan, origins, patch, size):
             held = {
                 view.name: base.views[view.name][first * view.cols : stop * view.cols]
                 for view, (first, stop) in zip(self.plan.views, batch.bands, strict=True)
@@ -209,6 +214,8 @@ class Session:
         info = self.plan.image
         content = _cast(patch_content, info, "patch_content")
         content = content[None] if content.ndim == 3 else content
+        if self.plan.channels_last and content.ndim == 4:
+            content = content.transpose(0, 3, 1, 2)
         if content.ndim != 4 or content.shape[1] != info.shape[0] or 0 in content.shape[2:]:
             raise KryptonError(
                 f"patch_content must be [C, h, w] or [Q, C, h, w] C = {info.shape[0]}; this is {list(content.shape)}."
@@ -221,17 +228,19 @@ class Session:
         return np.ascontiguousarray(content)
 
 
-def _image_tensor(image: ArrayLike, info: TensorInfo) -> Array:
-    tensor = _cast(image, info, "the image")
+def _image_tensor(image: ArrayLike, plan: Plan) -> Array:
+    tensor = _cast(image, plan.image, "the image")
     if tensor.ndim == 4 and tensor.shape[0] == 1:
         tensor = tensor[0]
-    if tensor.shape != info.shape:
-        raise KryptonError(f"The image must have the shape {list(info.shape)}; this one has {list(tensor.shape)}.")
+    if tensor.shape != plan.model_shape:
+        raise KryptonError(
+            f"The image must have the shape {list(plan.model_shape)}; this one has {list(tensor.shape)}."
+        )
     if tensor.dtype.kind == "f" and not np.isfinite(tensor).all():
         raise KryptonError(
             "The image holds values that are not finite (NaN or infinity); a heatmap would mean nothing."
         )
-    return np.ascontiguousarray(tensor)
+    return np.ascontiguousarray(tensor.transpose(2, 0, 1) if plan.channels_last else tensor)
 
 
 def _cast(values: ArrayLike, info: TensorInfo, what: str) -> Array:

@@ -175,14 +175,16 @@ def test_overlay_index_reads_what_lies_on_top(data):
         starts = np.array([data.draw(st.integers(0, out - count)) for _ in range(queries)])
         own_start = np.array([data.draw(st.integers(0, extent - n)) for _ in range(queries)])
         begin, rows = geometry.read_begin(starts, window), geometry.read_count(count, window)
-        axes.append(AxisRead(begin, rows, own_start, n, extent, padded=True))
+        axes.append(AxisRead(begin[:, None, None], rows, own_start[:, None, None], n, extent, padded=True))
         wanted.append(begin[:, None] + np.arange(rows))
     first, stop = geometry.band(axes[0].begin, axes[0].count, extents[0])
     pad = (stop - first) * extents[1]
-    index = geometry.overlay_index(axes[0], axes[1], first, pad, pad + 1 + np.arange(queries) * own[0] * own[1])
+    index = geometry.overlay_index(
+        axes[0], axes[1], first, pad, pad + 1 + np.arange(queries)[:, None, None] * own[0] * own[1]
+    )
     for q, i, j in np.ndindex(*index.shape):
         y, x = wanted[0][q, i], wanted[1][q, j]
-        dy, dx = y - axes[0].own_start[q], x - axes[1].own_start[q]
+        dy, dx = y - axes[0].own_start[q, 0, 0], x - axes[1].own_start[q, 0, 0]
         if 0 <= dy < own[0] and 0 <= dx < own[1]:
             expected = pad + 1 + (q * own[0] + dy) * own[1] + dx
         elif 0 <= y < extents[0] and 0 <= x < extents[1]:
