@@ -50,7 +50,8 @@ def axis_classes(
 def _other_axis(program: Program, steps: list[int], axis: int, patch: int) -> NDArray[np.float64]:
     """Mean window size along the other axis, which turns rows into arithmetic."""
     origins = np.arange(program[0].extents[axis] - patch + 1) if patch <= program[0].extents[axis] else np.zeros(1, int)
-    return geometry.window_sizes(program, axis, origins, patch)[steps].mean(axis=1)
+    mean: NDArray[np.float64] = geometry.window_sizes(program, axis, origins, patch)[steps].mean(axis=1)
+    return mean
 
 
 def _agglomerate(

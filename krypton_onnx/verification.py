@@ -172,7 +172,9 @@ def verify(
     last = (0, 2, 3, 1) if plan.channels_last else (0, 1, 2, 3)
     base = session.materialize(image[None].transpose(last), others)
     base_full = source.run(source.optimised, image[None])
-    incremental, full, plain = {}, {}, {}
+    incremental: dict[str, list[Array]] = {}
+    full: dict[str, list[Array]] = {}
+    plain: dict[str, list[Array]] = {}
     for probe in _probes(rng, plan, max(queries, 8)):
         images = probe.images(image)
         _append(incremental, session.infer(base, probe.origins, probe.content.transpose(last)))
@@ -225,11 +227,11 @@ def _random_image(rng: np.random.Generator, plan: Plan, lead: tuple[int, ...]) -
     if plan.preprocess is None:
         return _random(rng, plan.image, lead)
     preprocess = Preprocess.from_dict(plan.preprocess)
-    channels, height, width = plan.image.shape
-    pixels = rng.integers(0, 256, (math.prod(lead), height, width, channels), np.uint8)
+    channels, height, width = (d or 0 for d in plan.image.shape)
+    pixels = rng.integers(0, 256, (math.prod(lead), height, width, channels)).astype(np.uint8)
     images = np.stack([preprocess.tensor(p) for p in pixels])
     images = images.transpose(0, 3, 1, 2) if plan.channels_last else images
-    return images.reshape(*lead, *plan.image.shape).astype(plan.image.dtype)  # type: ignore[arg-type]
+    return images.reshape(*lead, channels, height, width).astype(plan.image.dtype)
 
 
 def _random(rng: np.random.Generator, info: TensorInfo, lead: tuple[int, ...]) -> Array:

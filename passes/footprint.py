@@ -1,5 +1,6 @@
 """Analysis: how much memory a graph's activations need at most, beyond weights and inputs."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -65,4 +66,4 @@ def static_bytes(tensor: gs.Tensor) -> int:
     shape = static_shape(tensor)
     if shape is None or tensor.dtype is None:
         return 0
-    return int(np.prod(shape, dtype=np.int64)) * np.dtype(tensor.dtype).itemsize
+    return math.prod(shape) * int(np.dtype(tensor.dtype).itemsize)

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-import google.protobuf.message
+import google.protobuf.message as protobuf
 import numpy as np
 import onnx
 import onnx.inliner
@@ -68,7 +68,7 @@ def read_model(path: Path) -> onnx.ModelProto:
         raise KryptonError(f"There is no model file at {path}.")
     try:
         model = onnx.load(path, load_external_data=False)
-    except (google.protobuf.message.DecodeError, ValueError) as error:
+    except (protobuf.DecodeError, ValueError) as error:
         raise KryptonError(f"{path} is not an ONNX model, or is cut short: it cannot be parsed.") from error
     except OSError as error:
         raise KryptonError(f"{path} cannot be read: {error.strerror}.") from error
@@ -108,9 +108,9 @@ def _detach(model: onnx.ModelProto, path: Path) -> dict[str, Array]:
         attribute.CopyFrom(onnx.numpy_helper.from_array(_array(attribute, path), attribute.name))
     small = {t.name for t in kept}
     inputs = [i for i in model.graph.input if i.name not in small]
-    for field, items in ((model.graph.initializer, kept), (model.graph.input, inputs)):
-        del field[:]
-        field.extend(items)
+    del model.graph.initializer[:], model.graph.input[:]
+    model.graph.initializer.extend(kept)
+    model.graph.input.extend(inputs)
     return weights
 
 

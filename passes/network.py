@@ -127,8 +127,8 @@ def detached_weights(graph: gs.Graph) -> Iterator[tuple[str, Array]]:
 
 def to_model(graph: gs.Graph) -> onnx.ModelProto:
     """Export the graph; detached weights become external tensors without an offset yet."""
-    opset = graph.opset
-    return gs.export_onnx(graph, ir_version=ir_version_for(opset), producer_name="krypton-onnx")
+    model: onnx.ModelProto = gs.export_onnx(graph, ir_version=ir_version_for(graph.opset), producer_name="krypton-onnx")
+    return model
 
 
 def ir_version_for(opset: int) -> int:

@@ -109,10 +109,10 @@ def fold_batch_norm(net: Network) -> Network:
 def _folded_weights(conv: gs.Node, norm: gs.Node) -> tuple[Array, Array] | None:
     known = [values(t) for t in (conv.inputs[1], *norm.inputs[1:5])]
     bias_tensor = network.input_or_none(conv, 2)
-    bias = np.zeros(()) if bias_tensor is None else values(bias_tensor)
-    if bias is None or any(k is None for k in known) or len(norm.outputs) > 1:
+    known_bias = np.zeros(()) if bias_tensor is None else values(bias_tensor)
+    if known_bias is None or any(k is None for k in known) or len(norm.outputs) > 1:
         return None
-    weight, gamma, beta, mean, variance = (np.asarray(k, np.float64) for k in known)
+    weight, gamma, beta, mean, variance, bias = (np.asarray(k, np.float64) for k in (*known, known_bias))
     dtype = conv.inputs[1].dtype
     factor = gamma / np.sqrt(variance + norm.attrs.get("epsilon", 1e-5))
     folded = weight * factor.reshape(-1, *[1] * (weight.ndim - 1))

@@ -153,8 +153,7 @@ class Overlay:
             )
             for axis in (0, 1)
         ]
-        cells = boxed.sizes[0] * boxed.sizes[1]
-        own_index = self._query * cells + (rows + int(padded))
+        own_index = self._query * boxed.sizes[0] * boxed.sizes[1] + (rows + int(padded))
         index = geometry.overlay_index(reads[0], reads[1], self.xp.wrap(held), rows, own_index, self.xp)
         pool = self._pool(source, view, own, boxed, pad_value)
         cell_bytes = view.channels * np.dtype(view.dtype).itemsize

@@ -142,7 +142,8 @@ def _windows(
     for node in net.graph.nodes:
         if node.outputs[0].name in groups:
             members.setdefault(groups[node.outputs[0].name], []).append(node)
-    windows, window_of = [], {}
+    windows: list[Window] = []
+    window_of: dict[str, int] = {}
     for nodes in members.values():
         names = tuple(n.outputs[0].name for n in nodes)
         steps = tuple(sorted({s.step for s in (regions.states[n] for n in names) if isinstance(s, Windowed)}))

@@ -121,7 +121,8 @@ def fill_content(plan: Plan, fill: Fill | ArrayLike, image: Array) -> Array:
         return shown.transpose(2, 0, 1) if plan.channels_last else shown
     if plan.preprocess is not None:
         # The picture is read for "mean" alone.
-        colour = Preprocess.from_dict(plan.preprocess).fill(fill, np.zeros((1, 1, image.shape[0]), np.uint8))
+        named = fill if isinstance(fill, str) else np.asarray(fill)
+        colour = Preprocess.from_dict(plan.preprocess).fill(named, np.zeros((1, 1, image.shape[0]), np.uint8))
         return colour.astype(image.dtype)
     if isinstance(fill, str):
         raise KryptonError(
