@@ -171,7 +171,7 @@ class _Builder:
             opset=self.net.graph.opset,
             import_domains=self.net.graph.import_domains,
         )
-        graph.cleanup(remove_unused_graph_inputs=False).toposort()
+        graph.cleanup(remove_unused_graph_inputs=False)
         return graph, peak(graph.nodes, self.emitter.sizes, [t.name for t in outputs])
 
     def _repeated(self, wanted: gs.Variable) -> gs.Variable:

@@ -5,7 +5,8 @@ functions that the planner and the driver run on numpy arrays write the index ar
 """
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -33,6 +34,7 @@ class Emitter:
     def __init__(self, reserved: Iterable[str] = ()) -> None:
         self.nodes: list[gs.Node] = []
         self.sizes: dict[str, Bytes] = {}
+        self._scope = "index"
         self._known: dict[tuple[Any, ...], gs.Variable] = {}
         self._constants: dict[tuple[Any, ...], gs.Constant] = {}
         self._names = Counter(list(reserved))
@@ -43,17 +45,24 @@ class Emitter:
         Args:
             op: ONNX operator.
             inputs: its inputs.
-            name: wanted for the output; made unique. By default the operator's name in lower case.
+            name: wanted for the output; made unique. By default the operator's name, in lower case, in the scope.
             attrs: its attributes.
         """
         key = (op, *(id(t) for t in inputs), *((k, repr(v)) for k, v in sorted(attrs.items())))
         if key not in self._known:
-            result = gs.Variable(self.unique(name or f"index/{op.lower()}"))
+            result = gs.Variable(self.unique(name or f"{self._scope}/{op.lower()}"))
             self.nodes.append(gs.Node(op, result.name, attrs=attrs, inputs=list(inputs), outputs=[result]))
             self._known[key] = result
         return self._known[key]
 
-    def constant(self, value: Array, name: str = "index/constant") -> gs.Constant:
+    @contextmanager
+    def scope(self, name: str) -> Iterator[None]:
+        """Nodes that are emitted in the block, and have no name of their own, are named after what they serve."""
+        outer, self._scope = self._scope, name
+        yield
+        self._scope = outer
+
+    def constant(self, value: Array, name: str = "constant") -> gs.Constant:
         """A constant, one for equal values."""
         key = (value.dtype.str, value.shape, value.tobytes())
         if key not in self._constants:

@@ -25,13 +25,13 @@ class Box:
     """A window of each query.
 
     Attributes:
-        starts: [Q, 1, 1], per axis.
+        starts: [Q, 1, 1], per axis; 0 where every query starts there.
         sizes: scalars, per axis.
         expected: its largest size for the patch that the plan is made for, to count memory with.
         whole: whether it is the whole map, whatever the patch.
     """
 
-    starts: tuple[IntArray, IntArray]
+    starts: tuple[IntArray | int, IntArray | int]
     sizes: tuple[IntArray | int, IntArray | int]
     expected: tuple[int, int]
     whole: bool = False
@@ -71,7 +71,8 @@ class Overlay:
         self._origins = origins
         columns = [self._per_query(self._element(origins, axis, along=1), f"origin/{n}") for axis, n in enumerate("yx")]
         self._query = self._per_query(self.xp.arange(self._dimension(origins, 0)).tensor, "query")
-        self._begins = [geometry.begins(layout.program, axis, columns[axis], self.xp) for axis in (0, 1)]
+        with emitter.scope("region"):
+            self._begins = [geometry.begins(layout.program, axis, columns[axis], self.xp) for axis in (0, 1)]
         self._program, self._windows = layout.program, layout.windows
         self._expected = largest_windows(layout, patch)
         self._sizes = self._index(self._flat(window_sizes), "window_sizes/int32")
@@ -89,20 +90,20 @@ class Overlay:
         if window is None:
             return self._patch
         step = self._windows[window].step
-        sizes = [
-            self.xp.wrap(self._element(self._sizes.tensor, 2 * window + axis, name=f"window{window}/{n}"))
-            for axis, n in enumerate(("rows", "cols"))
-        ]
-        starts = [
-            geometry.window_start(self._begins[axis][step], sizes[axis], self._program[step].extents[axis], self.xp)
-            for axis in (0, 1)
-        ]
+        with self.emitter.scope(f"window{window}"):
+            sizes = [
+                self.xp.wrap(self._element(self._sizes.tensor, 2 * window + axis, name=f"window{window}/{n}"))
+                for axis, n in enumerate(("rows", "cols"))
+            ]
+            starts = [
+                geometry.window_start(self._begins[axis][step], sizes[axis], self._program[step].extents[axis], self.xp)
+                for axis in (0, 1)
+            ]
         return Box((starts[0], starts[1]), (sizes[0], sizes[1]), self._expected[window])
 
     def whole(self, rows: int, cols: int) -> Box:
         """The whole map, as a box."""
-        zero = self.xp.wrap(self.emitter.constant(np.zeros((1, 1, 1), INDEX)))
-        return Box((zero, zero), (rows, cols), (rows, cols), whole=True)
+        return Box((0, 0), (rows, cols), (rows, cols), whole=True)
 
     def leading_queries(self, rank: int) -> gs.Variable:
         """The shape [Q, 1, …] of so many axes, to expand to."""
@@ -138,10 +139,27 @@ class Overlay:
         Returns:
             [Q, C, read rows, read columns].
         """
-        held = self._element(self._view_rows.tensor, number, name=f"{view.name}/first_row")
-        rows = self._dimension(source, 0)
         boxed = self.box(view.window)
-        padded = pad_value is not None
+        with self.emitter.scope(f"{name}/index"):
+            index = self._read_index(source, number, view, boxed, target, sliding, padded=pad_value is not None)
+        pool = self._pool(source, view, own, boxed, pad_value)
+        cell_bytes = view.channels * np.dtype(view.dtype).itemsize
+        return self._gather(pool, index, name, target.memory(cell_bytes, sliding), target.memory(_INDEX_BYTES, sliding))
+
+    def _read_index(
+        self,
+        source: gs.Variable,
+        number: int,
+        view: View,
+        boxed: Box,
+        target: Box,
+        sliding: tuple[Sliding, Sliding],
+        *,
+        padded: bool,
+    ) -> IntArray:
+        """`geometry.overlay_index` for the pool that `_pool` makes."""
+        first_row = self.xp.wrap(self._element(self._view_rows.tensor, number, name=f"{view.name}/first_row"))
+        held_cells = self._dimension(source, 0)
         reads = [
             AxisRead(
                 geometry.read_begin(target.starts[axis], sliding[axis]),
@@ -153,11 +171,8 @@ class Overlay:
             )
             for axis in (0, 1)
         ]
-        own_index = self._query * boxed.sizes[0] * boxed.sizes[1] + (rows + int(padded))
-        index = geometry.overlay_index(reads[0], reads[1], self.xp.wrap(held), rows, own_index, self.xp)
-        pool = self._pool(source, view, own, boxed, pad_value)
-        cell_bytes = view.channels * np.dtype(view.dtype).itemsize
-        return self._gather(pool, index, name, target.memory(cell_bytes, sliding), target.memory(_INDEX_BYTES, sliding))
+        own_index = self._query * boxed.sizes[0] * boxed.sizes[1] + (held_cells + int(padded))
+        return geometry.overlay_index(reads[0], reads[1], first_row, held_cells, own_index, self.xp)
 
     def _pool(
         self, source: gs.Variable, view: View, own: gs.Variable | None, boxed: Box, pad_value: float | None
@@ -184,7 +199,8 @@ class Overlay:
             AxisRead(target.starts[axis], target.sizes[axis], target.starts[axis], 0, values.shape[axis + 1], False)
             for axis in (0, 1)
         ]
-        index = geometry.map_index(axes[0], axes[1], 0, 0, self.xp)
+        with self.emitter.scope(f"{name}/index"):
+            index = geometry.map_index(axes[0], axes[1], 0, 0, self.xp)
         memory = target.memory(channels * values.dtype.itemsize)
         return self._gather(table, index, name, memory, target.memory(_INDEX_BYTES))
 
