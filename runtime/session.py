@@ -67,7 +67,7 @@ class Session:
         tensor = _image_tensor(image, self.plan)
         others = _other_inputs(inputs or {}, self.plan.other_inputs)
         feed = {self.plan.image.name: tensor[None], **others}
-        views = dict(zip(self._base.outputs, self._base.run(self._fed(self._base, feed)), strict=True))
+        views = dict(zip(self._base.outputs, self._base.run(feed), strict=True))
         base = Base(tensor, others, views, {})
         height, width = self.plan.patch
         # A patch that shows what is there already changes nothing: its outputs are those of the image.
@@ -140,7 +140,7 @@ class Session:
                 **held,
                 **base.inputs,
             }
-            results = self._incremental.run(self._fed(self._incremental, feed))
+            results = self._incremental.run(feed)
             yield batch, dict(zip(self._incremental.outputs, results, strict=True))
 
     # ------------------------------------------------------------------------------------------- heatmaps
@@ -187,11 +187,6 @@ class Session:
 
     def _as_base(self, base: Base | ArrayLike) -> Base:
         return base if isinstance(base, Base) else self.materialize(base)
-
-    @staticmethod
-    def _fed(engine: Engine, feed: Mapping[str, Array]) -> dict[str, Array]:
-        """What the graph takes of it; a plan without windows, say, has no use for their sizes."""
-        return {name: feed[name] for name in engine.shapes}
 
     def _origins(self, origins: ArrayLike, patch: tuple[int, ...]) -> Integers:
         places = np.asarray(origins)
