@@ -17,7 +17,7 @@ from krypton_onnx.passes.build_incremental import build_incremental, query_shape
 from krypton_onnx.passes.load import load
 from krypton_onnx.passes.network import Network, static_shape
 from krypton_onnx.passes.normalize import fold_batch_norm, fold_zero_pads, free_reshapes, remove_inference_noops
-from krypton_onnx.passes.planner import BATCH, Layout, plan_layout
+from krypton_onnx.passes.planner import Layout, batch_for, plan_layout
 from krypton_onnx.passes.regions import Regions, analyse_regions
 from krypton_onnx.passes.static_shapes import static_shapes
 from krypton_onnx.plan import FORMAT, Memory, Plan, Source, TensorInfo, WindowClasses
@@ -95,7 +95,7 @@ def compile_graphs(
         other_inputs=tuple(_info(t) for t in net.other_inputs),
         outputs=tuple(TensorInfo(t.name, np.dtype(t.dtype).name, query_shape(t)) for t in net.graph.outputs),
         patch=patch,
-        batch=BATCH,
+        batch=batch_for(peak.window + peak.dense),
         program=layout.program,
         windows=layout.windows,
         views=layout.views,

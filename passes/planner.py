@@ -4,6 +4,7 @@ Its decisions depend on the model and on the patch it is told to expect, never o
 is the same wherever it is made.
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -25,8 +26,11 @@ JOIN_COVERAGE = 0.75
 """A branch whose region has at least this share of its merge's is computed at the merge's size; a smaller one is
 re-read through the overlay, which costs bytes in place of arithmetic."""
 
-BATCH = 16
-"""Queries per run. Small batches stay in cache; larger ones pay only where a fully connected layer dominates."""
+BATCH_BYTES = 40_000_000
+"""Activations of a batch. Less spreads the cost of index arithmetic over too few queries, more leaves the caches."""
+
+BATCHES = (8, 16, 32, 64)
+"""Queries per run, the one that comes nearest to BATCH_BYTES."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +69,11 @@ def plan_layout(net: Network, regions: Regions, patch: tuple[int, int]) -> Layou
     rules = {name: rule for name, rule in regions.rules.items() if name in windowed}
     views = _views(net, regions, rules, window_of)
     return Layout(program, windows, window_of, rules, views, dense)
+
+
+def batch_for(query_bytes: int) -> int:
+    """Queries per run, for a model whose activations take so many bytes a query."""
+    return min(BATCHES, key=lambda batch: abs(math.log(batch * max(query_bytes, 1) / BATCH_BYTES)))
 
 
 def largest_windows(layout: Layout, patch: tuple[int, int]) -> list[tuple[int, int]]:
