@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from krypton_onnx.compiler import compile
     from krypton_onnx.errors import KryptonError
     from krypton_onnx.heatmap import Heatmap
-    from krypton_onnx.preprocess import Preprocess, open_picture
+    from krypton_onnx.pictures import open_picture
+    from krypton_onnx.preprocess import Preprocess
     from krypton_onnx.runtime.base import Base
     from krypton_onnx.runtime.session import Session
     from krypton_onnx.verification import verify
@@ -28,7 +29,7 @@ _HOMES = {
     "Session": "runtime.session",
     "compile": "compiler",
     "open_artifact": "artifact",
-    "open_picture": "preprocess",
+    "open_picture": "pictures",
     "verify": "verification",
 }
 

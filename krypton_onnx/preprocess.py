@@ -15,6 +15,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from krypton_onnx.errors import KryptonError
+from krypton_onnx.fields import MAX_SIDE, is_int, numbers, one_of, pair, side_or_pair
+from krypton_onnx.huggingface import is_hugging_face, own_fields
+from krypton_onnx.pictures import centre_crop, eight_bit, resized
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -29,7 +32,6 @@ Fill = str | float | Sequence[float] | NDArray[Any]
 FILL_NAMES: Mapping[str, float] = {"black": 0.0, "gray": 128.0, "grey": 128.0, "white": 255.0}
 """The named colours and their pixel value; besides them "mean" is the mean colour of the picture."""
 
-_MAX_SIDE = 32768
 _LUMA = (0.299, 0.587, 0.114)  # the weights of ITU-R 601, by which Pillow turns a colour into grey
 
 
@@ -63,14 +65,14 @@ class Preprocess:
     resample: Resample = "bilinear"
 
     def __post_init__(self) -> None:
-        _one_of("channel_order", self.channel_order, get_args(ChannelOrder))
-        _one_of("layout", self.layout, get_args(Layout))
-        _one_of("resample", self.resample, get_args(Resample))
+        one_of("channel_order", self.channel_order, get_args(ChannelOrder))
+        one_of("layout", self.layout, get_args(Layout))
+        one_of("resample", self.resample, get_args(Resample))
         checked = {
-            "resize": None if self.resize is None else _side_or_pair("resize", self.resize),
-            "crop": None if self.crop is None else _pair("crop", self.crop),
-            "mean": _numbers("mean", self.mean, self.channels),
-            "scale": _numbers("scale", self.scale, self.channels),
+            "resize": None if self.resize is None else side_or_pair("resize", self.resize),
+            "crop": None if self.crop is None else pair("crop", self.crop),
+            "mean": numbers("mean", self.mean, self.channels),
+            "scale": numbers("scale", self.scale, self.channels),
         }
         for name, value in checked.items():
             object.__setattr__(self, name, value)
@@ -104,7 +106,7 @@ class Preprocess:
         try:
             if not isinstance(data, dict):
                 raise KryptonError('a preprocessing file holds one JSON object, {"resize": …, "mean": …}')
-            return cls.from_dict(_own_fields(data) if _is_hugging_face(data) else data)
+            return cls.from_dict(own_fields(data) if is_hugging_face(data) else data)
         except KryptonError as error:
             raise KryptonError(f"{path}: {error}") from error
 
@@ -140,8 +142,8 @@ class Preprocess:
         Raises:
             KryptonError: there are neither 1 nor 3 channels, or the shape is not three positive integers.
         """
-        _one_of("layout", layout, get_args(Layout))
-        if len(shape) != 3 or not all(_is_int(n) and 1 <= n <= _MAX_SIDE for n in shape):
+        one_of("layout", layout, get_args(Layout))
+        if len(shape) != 3 or not all(is_int(n) and 1 <= n <= MAX_SIDE for n in shape):
             raise KryptonError(f"a picture needs a model input of three fixed extents, not {list(shape)}")
         channels, height, width = shape if layout == "NCHW" else (shape[2], *shape[:2])
         order: ChannelOrder = "L" if channels == 1 else "RGB"
@@ -163,17 +165,17 @@ class Preprocess:
             raise KryptonError(f"a picture needs a model input of three axes beside the batch, not {list(shape)}")
         channels, *size = shape if self.layout == "NCHW" else (shape[2], *shape[:2])
         found = f"the model's input {list(shape)} has {channels} channels in layout {self.layout}"
-        if _is_int(channels) and channels not in (1, 3):
+        if is_int(channels) and channels not in (1, 3):
             raise KryptonError(
                 f"{found}, and a picture gives 1 or 3: correct the layout, or build the tensor in Python and pass "
                 "it to Session.explain"
             )
-        if _is_int(channels) and channels != self.channels:
+        if is_int(channels) and channels != self.channels:
             wanted = "L" if channels == 1 else "RGB or BGR"
             raise KryptonError(
                 f"{found}, and channel_order '{self.channel_order}' is for {self.channels}: use {wanted}"
             )
-        if self.size and any(_is_int(n) and n != mine for n, mine in zip(size, self.size, strict=True)):
+        if self.size and any(is_int(n) and n != mine for n, mine in zip(size, self.size, strict=True)):
             raise KryptonError(
                 f"the preprocessing gives {list(self.size)} (height, width), and the model's input is {size}: "
                 "change crop or resize"
@@ -187,12 +189,12 @@ class Preprocess:
         """
         from PIL import Image
 
-        image = _eight_bit(image).convert("L" if self.channel_order == "L" else "RGB")
+        image = eight_bit(image).convert("L" if self.channel_order == "L" else "RGB")
         if self.resize is not None:
-            height, width = _resized(image.height, image.width, self.resize)
+            height, width = resized(image.height, image.width, self.resize)
             image = image.resize((width, height), Image.Resampling[self.resample.upper()])
         if self.crop is not None:
-            image = _centre_crop(image, *self.crop)
+            image = centre_crop(image, *self.crop)
         return np.array(image).reshape(image.height, image.width, self.channels)
 
     def tensor(self, picture: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -231,30 +233,6 @@ class Preprocess:
         return values.astype(np.float32)
 
 
-def open_picture(path: str | os.PathLike[str]) -> "Image.Image":
-    """Open a picture as RGB or grey (mode L) with 8 bits a channel, upright, transparency laid on white.
-
-    Raises:
-        KryptonError: there is no such file, it is no picture, it is damaged or cut short, or its pixels are
-            floating-point or beyond 16 bits.
-    """
-    from PIL import Image, ImageOps, UnidentifiedImageError
-
-    try:
-        with Image.open(path) as file:
-            image = ImageOps.exif_transpose(file)  # a copy, so that all of the file is decoded here
-    except UnidentifiedImageError as error:
-        raise KryptonError(f"{path} is not a picture that Pillow can read: give a PNG or JPEG file") from error
-    except Exception as error:  # decoders of damaged files raise almost anything: SyntaxError, struct.error, …
-        if isinstance(error, OSError) and error.errno is not None:
-            raise KryptonError(f"cannot read {path} ({error.strerror}): give a PNG or JPEG file") from error
-        raise KryptonError(f"the picture {path} is damaged, cut short or too large ({error}): save it anew") from error
-    try:
-        return _eight_bit(image)
-    except KryptonError as error:
-        raise KryptonError(f"{path}: {error}") from error
-
-
 def parse_fill(text: str) -> Literal["mean"] | float | tuple[float, float, float]:
     """Read a fill from the command line: a name, ``128`` or ``R,G,B``, in pixel units from 0 to 255.
 
@@ -279,47 +257,6 @@ def parse_fill(text: str) -> Literal["mean"] | float | tuple[float, float, float
     return (float(values[0]), float(values[1]), float(values[2])) if len(numbers) == 3 else float(values[0])
 
 
-# ------------------------------------------------------------------------------------------------- pictures
-
-
-def _eight_bit(image: "Image.Image") -> "Image.Image":
-    """The picture in mode RGB or L."""
-    from PIL import Image
-
-    if image.mode.startswith("I"):
-        deep = np.asarray(image).astype(np.int64)
-        if deep.min() < 0 or deep.max() > 65535:
-            raise KryptonError("the picture has more than 16 bits a channel: save it with 8 or 16")
-        return Image.fromarray(((deep + 128) // 257).astype(np.uint8))
-    if image.mode == "F":
-        raise KryptonError("the picture has floating-point pixels of unknown range: save it with 8 or 16 bits")
-    if image.has_transparency_data:
-        opaque = Image.new("RGBA", image.size, "white")
-        opaque.alpha_composite(image.convert("RGBA"))
-        return opaque.convert("RGB")
-    return image if image.mode in ("RGB", "L") else image.convert("L" if image.mode == "1" else "RGB")
-
-
-def _resized(height: int, width: int, resize: int | tuple[int, int]) -> tuple[int, int]:
-    """(height, width) after the resize; the longer side is rounded down, as torchvision and transformers do."""
-    if isinstance(resize, tuple):
-        return resize
-    longer = resize * max(height, width) // min(height, width)
-    if longer > _MAX_SIDE:
-        raise KryptonError(f"a picture of {height}×{width} is too narrow to be resized to {resize}: crop it first")
-    return (resize, longer) if height <= width else (longer, resize)
-
-
-def _centre_crop(image: "Image.Image", height: int, width: int) -> "Image.Image":
-    top, left = (image.height - height) // 2, (image.width - width) // 2
-    if top < 0 or left < 0:
-        raise KryptonError(
-            f"the picture is {image.height}×{image.width}, too small for the crop to {height}×{width}: set resize "
-            "or use a larger picture"
-        )
-    return image.crop((left, top, left + width, top + height))
-
-
 def _checked(picture: NDArray[np.uint8], channels: int) -> NDArray[np.uint8]:
     if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != channels:
         raise KryptonError(
@@ -340,42 +277,6 @@ def _fill_values(fill: ArrayLike) -> NDArray[np.float64]:
     return values
 
 
-# -------------------------------------------------------------------------------------- checking of fields
-
-
-def _one_of(key: str, value: object, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        raise KryptonError(f"'{key}' must be one of {', '.join(allowed)}, not {value!r}")
-
-
-def _is_int(value: object) -> bool:
-    return isinstance(value, int | np.integer) and not isinstance(value, bool)
-
-
-def _side_or_pair(key: str, value: Any) -> int | tuple[int, int]:
-    return _pair(key, (value, value))[0] if _is_int(value) else _pair(key, value)
-
-
-def _pair(key: str, value: Any) -> tuple[int, int]:
-    is_pair = isinstance(value, list | tuple) and len(value) == 2
-    if not is_pair or not all(_is_int(n) and 1 <= n <= _MAX_SIDE for n in value):
-        form = "the shorter side or (height, width)" if key in ("resize", "size") else "(height, width)"
-        raise KryptonError(f"'{key}' must be {form} in whole pixels from 1 to {_MAX_SIDE}, not {value!r}")
-    return int(value[0]), int(value[1])
-
-
-def _numbers(key: str, value: Any, channels: int) -> tuple[float, ...]:
-    """A tuple of 1 or `channels` finite floats."""
-    values = list(value) if isinstance(value, list | tuple) else [value]
-    numeric = all(isinstance(n, int | float) and not isinstance(n, bool) for n in values)
-    # NaN fails the comparison too; far beyond 1e30 a float32 tensor overflows
-    if not numeric or not all(abs(n) < 1e30 for n in values):
-        raise KryptonError(f"'{key}' must be finite numbers, one or one per channel, not {value!r}")
-    if len(values) not in (1, channels):
-        raise KryptonError(f"'{key}' has {len(values)} values: give one, or {channels}, one per channel")
-    return tuple(float(n) for n in values)
-
-
 def _check_crop_fits(made: Preprocess) -> None:
     if made.crop is None or made.resize is None:
         return
@@ -385,132 +286,3 @@ def _check_crop_fits(made: Preprocess) -> None:
         fits = made.crop[0] <= made.resize[0] and made.crop[1] <= made.resize[1]
     if not fits:
         raise KryptonError(f"'crop' {made.crop} is larger than 'resize' {made.resize}: enlarge resize")
-
-
-# -------------------------------------------------------------------------- Hugging Face's preprocessor_config
-
-_HF_UNDERSTOOD = {"do_resize", "do_center_crop", "do_rescale", "do_normalize", "do_flip_channel_order"}
-_HF_HARMLESS = {"do_convert_rgb", "do_reduce_labels", "do_convert_annotations"}
-_HF_KEYS = {"image_processor_type", "feature_extractor_type", "size", "crop_size", "image_mean", "image_std"}
-_HF_RESAMPLE: Mapping[int, Resample] = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}
-# Processors that take a bare integer size for the shorter side; all others take it for a square.
-_HF_SHORTER = ("ConvNext", "CLIP", "Bit", "MobileNet", "MobileViT", "PoolFormer")
-
-
-def _is_hugging_face(data: Mapping[str, Any]) -> bool:
-    own_only = {"resize", "crop", "mean", "scale", "channel_order", "layout"}
-    return not (_HF_KEYS | _HF_UNDERSTOOD).isdisjoint(data) and own_only.isdisjoint(data)
-
-
-def _own_fields(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of `Preprocess` that do what a Hugging Face image processor with this config does."""
-    data = {key: value for key, value in config.items() if value is not None}
-    _refuse_unknown_steps(data)
-    resize, crop = _hf_geometry(data)
-    resample = data.get("resample", 2)
-    if not _is_int(resample) or resample not in _HF_RESAMPLE:
-        raise KryptonError(f"'resample' {resample!r} is not supported: use one of {dict(_HF_RESAMPLE)}")
-    mean, scale = _hf_values(data)
-    return {
-        "resize": resize,
-        "crop": crop,
-        "mean": mean,
-        "scale": scale,
-        "channel_order": _hf_order(data),
-        "layout": "NHWC" if data.get("data_format") == "channels_last" else "NCHW",
-        "resample": _HF_RESAMPLE[resample],
-    }
-
-
-def _refuse_unknown_steps(data: Mapping[str, Any]) -> None:
-    """A step that we would leave out silently would explain another picture than the model's."""
-    kind = _hf_kind(data)
-    if kind.startswith("Levit"):
-        raise KryptonError(f"'{kind}' has a resize rule of its own: write the preprocessing's own keys instead")
-    for key, value in data.items():
-        step = key.startswith("do_") and key not in _HF_UNDERSTOOD | _HF_HARMLESS
-        if (step or key in ("rescale_offset", "pad_size", "size_divisor")) and value:
-            raise KryptonError(f"'{key}' is not supported: write the preprocessing's own keys instead")
-
-
-def _hf_kind(data: Mapping[str, Any]) -> str:
-    return str(data.get("image_processor_type", data.get("feature_extractor_type", "")))
-
-
-def _hf_flag(data: Mapping[str, Any], key: str, default: bool) -> bool:
-    value = data.get(key, default)
-    if not isinstance(value, bool):
-        raise KryptonError(f"'{key}' must be true or false, not {value!r}")
-    return value
-
-
-def _hf_wanted(data: Mapping[str, Any], key: str) -> Any:
-    if key not in data:
-        raise KryptonError(f"'{key}' is missing: add it, or turn off the step that needs it")
-    return data[key]
-
-
-def _hf_geometry(data: Mapping[str, Any]) -> tuple[int | tuple[int, int] | None, tuple[int, int] | None]:
-    """(resize, crop)."""
-    crop = None
-    if _hf_flag(data, "do_center_crop", "crop_size" in data):
-        size = _hf_size(data, "crop_size", square=True)
-        crop = size if isinstance(size, tuple) else (size, size)
-    if not _hf_flag(data, "do_resize", "size" in data):
-        return None, crop
-    kind = _hf_kind(data)
-    crop_pct = data.get("crop_pct", 224 / 256 if "ConvNext" in kind else None)
-    shorter = crop_pct is not None or any(name in kind for name in _HF_SHORTER)
-    resize = _hf_size(data, "size", square=_hf_flag(data, "default_to_square", not shorter))
-    if crop_pct is None:
-        return resize, crop
-    if not isinstance(crop_pct, int | float) or not 0 < crop_pct <= 1:
-        raise KryptonError(f"'crop_pct' must be a number above 0, up to 1, not {crop_pct!r}")
-    if not isinstance(resize, int):
-        raise KryptonError("'size' must be an integer or {\"shortest_edge\": n} where crop_pct is used")
-    if "PoolFormer" in kind:
-        return int(resize / crop_pct), crop
-    if resize >= 384:
-        return (resize, resize), None  # ConvNeXt squeezes the whole picture from 384 on
-    return int(resize / crop_pct), (resize, resize)
-
-
-def _hf_size(data: Mapping[str, Any], key: str, *, square: bool) -> int | tuple[int, int]:
-    value = _hf_wanted(data, key)
-    if isinstance(value, dict):
-        value = {name: extent for name, extent in value.items() if extent is not None}
-    match value:
-        case {"height": height, "width": width}:
-            return _pair(key, (height, width))
-        case {"shortest_edge": edge, **others} if not others:
-            return _pair(key, (edge, edge))[0]
-        case int() | [_, _] if not isinstance(value, bool):
-            size = _side_or_pair(key, value)
-            return (size, size) if square and isinstance(size, int) else size
-    raise KryptonError(
-        f'\'{key}\' must be an integer, {{"shortest_edge": n}} or {{"height": h, "width": w}}, not {value!r}'
-    )
-
-
-def _hf_values(data: Mapping[str, Any]) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """(mean, scale): (pixel · factor − image_mean) / image_std in pixel units."""
-    factor = 1.0
-    if _hf_flag(data, "do_rescale", True):
-        (factor,) = _numbers("rescale_factor", data.get("rescale_factor", 1 / 255), 1)
-    mean: tuple[float, ...] = (0.0,)
-    std: tuple[float, ...] = (1.0,)
-    if _hf_flag(data, "do_normalize", "image_mean" in data):
-        mean = _numbers("image_mean", _hf_wanted(data, "image_mean"), 3)
-        std = _numbers("image_std", _hf_wanted(data, "image_std"), 3)
-    if _hf_flag(data, "include_top", False):
-        std = tuple(value * value for value in std)  # EfficientNet divides a second time
-    if 0.0 in (factor, *std):
-        raise KryptonError("'rescale_factor' and 'image_std' must not be 0")
-    return tuple(value / factor for value in mean), tuple(factor / value for value in std)
-
-
-def _hf_order(data: Mapping[str, Any]) -> ChannelOrder:
-    if _hf_flag(data, "do_flip_channel_order", False):
-        return "BGR"
-    mean = data.get("image_mean")
-    return "L" if isinstance(mean, list) and len(mean) == 1 else "RGB"

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from krypton_onnx.errors import KryptonError
-from krypton_onnx.preprocess import Preprocess, open_picture, parse_fill
+from krypton_onnx.pictures import open_picture
+from krypton_onnx.preprocess import Preprocess, parse_fill
 
 IMAGENET_MEAN = [0.485, 0.456, 0.406]
 IMAGENET_STD = [0.229, 0.224, 0.225]

@@ -1,0 +1,92 @@
+"""Picture files and their geometry: opening as 8-bit RGB or grey, resizing, cropping."""
+
+import os
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from krypton_onnx.errors import KryptonError
+from krypton_onnx.fields import MAX_SIDE
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+
+def open_picture(path: str | os.PathLike[str]) -> "Image.Image":
+    """Open a picture as RGB or grey (mode L) with 8 bits a channel, upright, transparency laid on white.
+
+    Raises:
+        KryptonError: there is no such file, it is no picture, it is damaged or cut short, or its pixels are
+            floating-point or beyond 16 bits.
+    """
+    from PIL import Image, ImageOps, UnidentifiedImageError
+
+    try:
+        with Image.open(path) as file:
+            image = ImageOps.exif_transpose(file)  # a copy, so that all of the file is decoded here
+    except UnidentifiedImageError as error:
+        raise KryptonError(f"{path} is not a picture that Pillow can read: give a PNG or JPEG file") from error
+    except Exception as error:  # decoders of damaged files raise almost anything: SyntaxError, struct.error, …
+        if isinstance(error, OSError) and error.errno is not None:
+            raise KryptonError(f"cannot read {path} ({error.strerror}): give a PNG or JPEG file") from error
+        raise KryptonError(f"the picture {path} is damaged, cut short or too large ({error}): save it anew") from error
+    try:
+        return eight_bit(image)
+    except KryptonError as error:
+        raise KryptonError(f"{path}: {error}") from error
+
+
+def eight_bit(image: "Image.Image") -> "Image.Image":
+    """The picture in mode RGB or L, transparency laid on white.
+
+    Raises:
+        KryptonError: its pixels are floating-point or beyond 16 bits.
+    """
+    from PIL import Image
+
+    if image.mode.startswith("I"):
+        deep = np.asarray(image).astype(np.int64)
+        if deep.min() < 0 or deep.max() > 65535:
+            raise KryptonError("the picture has more than 16 bits a channel: save it with 8 or 16")
+        return Image.fromarray(((deep + 128) // 257).astype(np.uint8))
+    if image.mode == "F":
+        raise KryptonError("the picture has floating-point pixels of unknown range: save it with 8 or 16 bits")
+    if image.has_transparency_data:
+        opaque = Image.new("RGBA", image.size, "white")
+        opaque.alpha_composite(image.convert("RGBA"))
+        return opaque.convert("RGB")
+    return image if image.mode in ("RGB", "L") else image.convert("L" if image.mode == "1" else "RGB")
+
+
+def resized(height: int, width: int, resize: int | tuple[int, int]) -> tuple[int, int]:
+    """(height, width) after a resize; the longer side is rounded down, as torchvision and transformers do.
+
+    Args:
+        height: of the picture.
+        width: of the picture.
+        resize: the shorter side, or (height, width).
+
+    Raises:
+        KryptonError: the longer side would pass `MAX_SIDE`.
+    """
+    if isinstance(resize, tuple):
+        return resize
+    longer = resize * max(height, width) // min(height, width)
+    if longer > MAX_SIDE:
+        raise KryptonError(f"a picture of {height}×{width} is too narrow to be resized to {resize}: crop it first")
+    return (resize, longer) if height <= width else (longer, resize)
+
+
+def centre_crop(image: "Image.Image", height: int, width: int) -> "Image.Image":
+    """The middle of a picture; an odd margin is smaller above and to the left.
+
+    Raises:
+        KryptonError: the picture is too small.
+    """
+    top, left = (image.height - height) // 2, (image.width - width) // 2
+    if top < 0 or left < 0:
+        raise KryptonError(
+            f"the picture is {image.height}×{image.width}, too small for the crop to {height}×{width}: set resize "
+            "or use a larger picture"
+        )
+    return image.crop((left, top, left + width, top + height))
