@@ -1,5 +1,6 @@
 """`compile`: from a model file to a verified artifact. Above the compiler and the driver, which it brings together."""
 
+import math
 import os
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -9,6 +10,7 @@ from krypton_onnx.artifact import SUFFIX, Artifact, staged_folder, write_manifes
 from krypton_onnx.errors import KryptonError
 from krypton_onnx.passes.pipeline import compile_graphs
 from krypton_onnx.passes.write import write_graphs
+from krypton_onnx.plan import Plan
 from krypton_onnx.preprocess import Preprocess
 from krypton_onnx.runtime.explain import pair
 from krypton_onnx.verification import verify as verify_artifact
@@ -57,11 +59,36 @@ def compile(
     )
     if preprocess is not None:
         preprocess.check_input(compiled.plan.model_shape)
+    if labels is not None:
+        check_labels(labels, compiled.plan)
     with staged_folder(target) as folder:
         artifact = write_manifest(folder, compiled.plan, write_graphs(compiled, folder))
         if verify:
             _refuse_if_wrong(source, artifact)
     return Artifact(target, compiled.plan)
+
+
+def check_labels(labels: Sequence[str], plan: Plan) -> None:
+    """Check that there is a label for each class of some output.
+
+    Args:
+        labels: class names.
+        plan: of the model; an output whose extents are not known passes.
+
+    Raises:
+        KryptonError: no output has as many classes, along its first axis or in all.
+    """
+    counts: set[int] = set()
+    for output in plan.outputs:
+        known = [extent for extent in output.shape if extent is not None]
+        if len(known) < len(output.shape):
+            return
+        counts |= {math.prod(known), *known[:1]}
+    if len(labels) not in counts:
+        raise KryptonError(
+            f"There are {len(labels)} labels, and the model has {' or '.join(map(str, sorted(counts)))} classes: "
+            "give one label for each."
+        )
 
 
 def _refuse_if_wrong(source: Path, artifact: Artifact) -> None:

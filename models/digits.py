@@ -44,6 +44,12 @@ class Scene:
     box: tuple[int, int, int, int]
     ink: npt.NDArray[np.bool_]
 
+    def holds_centre(self, origin: tuple[int, int], patch: tuple[int, int]) -> bool:
+        """Whether the centre of the patch (height, width) at (y, x) lies in the digit's box."""
+        y, x = origin[0] + patch[0] / 2, origin[1] + patch[1] / 2
+        y0, x0, y1, x1 = self.box
+        return y0 <= y < y1 and x0 <= x < x1
+
 
 def digit_scene(
     rng: np.random.Generator,

@@ -28,6 +28,10 @@ class _Program(click.Group):
         except KryptonError as error:
             _complain(str(error))
             return ctx.exit(INVALID)
+        except click.UsageError as error:
+            where = error.ctx.command_path if error.ctx else "krypton-onnx"
+            _complain(f"{error.format_message()} See '{where} --help'.")
+            return ctx.exit(INVALID)
         except MemoryError:
             _complain("There is not enough memory for this model; close other programs or use a smaller --input-size.")
             return ctx.exit(INVALID)

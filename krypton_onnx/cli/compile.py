@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from krypton_onnx.cli.options import Size, json_option, model_options
+from krypton_onnx.cli.options import json_option, model_options, size
 from krypton_onnx.cli.sources import bytes_text, read_labels, say_json, size_text
 
 if TYPE_CHECKING:
@@ -19,12 +19,16 @@ Examples:
 """
 
 
-@click.command("compile", epilog=_EXAMPLES)
+@click.command("compile", short_help="Prepare a model once, to explain many pictures.", epilog=_EXAMPLES)
 @click.argument("model", type=click.Path(path_type=Path))
 @click.option(
-    "-o", "--output", type=click.Path(path_type=Path), metavar="DIR", help="The folder to write. [default: MODEL.krypton]"
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="The folder to write. [default: MODEL.krypton]",
 )
-@click.option("--patch", type=Size(), default="16", show_default=True, metavar="N|HxW", help="Patches to tune for.")
+@click.option("--patch", type=size, default="16", show_default=True, metavar="N|HxW", help="Patches to tune for.")
 @model_options
 @click.option(
     "--preprocess",
@@ -76,7 +80,7 @@ def _report(artifact: "Artifact", *, verified: bool) -> dict[str, Any]:
     return {
         "artifact": str(artifact.folder),
         "model": plan.source.file,
-        "image": {"name": plan.image.name, "shape": plan.image.shape, "dtype": plan.image.dtype},
+        "image": {"name": plan.image.name, "shape": plan.model_shape, "dtype": plan.image.dtype},
         "patch": plan.patch,
         "windows": len(plan.windows),
         "views": len(plan.views),

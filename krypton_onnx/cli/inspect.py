@@ -20,7 +20,7 @@ Examples:
 """
 
 
-@click.command(epilog=_EXAMPLES)
+@click.command(short_help="Show how far a patch reaches in a model.", epilog=_EXAMPLES)
 @click.argument("model", type=click.Path(path_type=Path))
 @grid_options
 @model_options
@@ -56,8 +56,8 @@ def _text(found: "Inspection") -> str:
             "",
             f"{found.model}: image '{found.image}' {list(found.image_shape)}, patch {size_text(found.patch)}, "
             f"stride {size_text(found.stride)}: {found.queries} queries",
-            f"One inference {found.flops / 1e9:.3f} GFLOP, the mean query {found.query_flops / 1e9:.3f} GFLOP if exactly "
-            "what can change is computed",
+            f"One inference {found.flops / 1e9:.3f} GFLOP, the mean query {found.query_flops / 1e9:.3f} GFLOP if "
+            "exactly what can change is computed",
             f"Bound on the speedup {found.bound:.2f}x; arithmetic of the planned windows {found.planned:.2f}x",
         ]
     )

@@ -1,4 +1,4 @@
-"""Types and options that several commands share."""
+"""How options are read, and options that several commands share."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -6,98 +6,80 @@ from typing import Any, Literal, TypeVar
 
 import click
 
-from krypton_onnx.errors import KryptonError
-
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 _MEMORY_UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 
 
-class Size(click.ParamType[tuple[int, int]]):
+def size(text: str) -> tuple[int, int]:
     """``16`` or ``16x24``, height first, as (height, width)."""
-
-    name = "size"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
-        if isinstance(value, tuple):
-            return value
-        numbers = _whole_numbers(str(value).lower().replace("×", "x"), "x")
-        if numbers is None or len(numbers) > 2 or min(numbers) < 1:
-            self.fail(f"'{value}' is no size: give whole pixels from 1 on, 16 or 16x24 (height x width).", param, ctx)
-        return numbers[0], numbers[-1]
+    numbers = _whole_numbers(_plain(text), "x")
+    if numbers is None or len(numbers) > 2 or min(numbers) < 1:
+        raise click.BadParameter(f"'{text}' is no size: give whole pixels from 1 on, 16 or 16x24 (height x width).")
+    return numbers[0], numbers[-1]
 
 
-class Region(click.ParamType[tuple[int, int, int, int]]):
+def region(text: str) -> tuple[int, int, int, int]:
     """``y0,x0,y1,x1``."""
-
-    name = "region"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int, int, int]:
-        numbers = _whole_numbers(str(value), ",")
-        if numbers is None or len(numbers) != 4:
-            self.fail(f"'{value}' is no region: give four whole numbers y0,x0,y1,x1, such as 0,0,112,112.", param, ctx)
-        y0, x0, y1, x1 = numbers
-        return y0, x0, y1, x1
+    numbers = _whole_numbers(text, ",")
+    if numbers is None or len(numbers) != 4:
+        raise click.BadParameter(f"'{text}' is no region: give four whole numbers y0,x0,y1,x1, such as 0,0,112,112.")
+    return numbers[0], numbers[1], numbers[2], numbers[3]
 
 
-class Target(click.ParamType["int | list[int] | Literal['top']"]):
+def target(text: str) -> int | list[int] | Literal["top"]:
     """``top``, ``281`` or ``281,282``."""
-
-    name = "target"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> int | list[int] | Literal["top"]:
-        if value == "top":
-            return "top"
-        numbers = _whole_numbers(str(value), ",")
-        if numbers is None:
-            self.fail(f"'{value}' is no target: give top, a class index such as 281, or several, 281,282.", param, ctx)
-        return numbers if len(numbers) > 1 else numbers[0]
+    if text == "top":
+        return "top"
+    numbers = _whole_numbers(text, ",")
+    if numbers is None:
+        raise click.BadParameter(f"'{text}' is no target: give top, a class index such as 281, or several, 281,282.")
+    return numbers if len(numbers) > 1 else numbers[0]
 
 
-class Numbers(click.ParamType[list[float]]):
+def numbers(text: str) -> list[float]:
     """``0.5`` or ``123.7,116.3,103.5``."""
-
-    name = "numbers"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> list[float]:
-        try:
-            return [float(part) for part in str(value).split(",")]
-        except ValueError:
-            self.fail(f"'{value}' is neither a number nor numbers with commas between them.", param, ctx)
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError:
+        raise click.BadParameter(f"'{text}' is neither a number nor numbers with commas between them.") from None
 
 
-class Memory(click.ParamType[int]):
+def extent(text: str) -> tuple[int, ...] | Literal["none"]:
+    """``224``, ``224x256`` or ``none``; a single number stays single."""
+    if text.lower() == "none":
+        return "none"
+    found = _whole_numbers(_plain(text), "x")
+    if found is None or len(found) > 2 or min(found) < 1:
+        raise click.BadParameter(f"'{text}' is no size: give pixels, 224 or 224x256 (height x width), or none.")
+    return tuple(found)
+
+
+def memory(text: str) -> int:
     """``512MB`` or ``2GiB``, in bytes."""
-
-    name = "memory"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        text = str(value).strip().upper()
-        number = text.rstrip("BGIKM")
-        unit = text[len(number) :].strip()
-        try:
-            size = float(number) * _MEMORY_UNITS[unit]
-        except (ValueError, KeyError):
-            size = 0.0
-        if not 1 <= size < 2**62:
-            self.fail(f"'{value}' is no amount of memory: give bytes, or 512MB, or 2GB.", param, ctx)
-        return int(size)
+    number = text.strip().upper().rstrip("BGIKM")
+    unit = text.strip().upper()[len(number) :]
+    try:
+        amount = float(number) * _MEMORY_UNITS[unit]
+    except (ValueError, KeyError):
+        amount = 0.0
+    if not 1 <= amount < 2**62:
+        raise click.BadParameter(f"'{text}' is no amount of memory: give bytes, or 512MB, or 2GB.")
+    return int(amount)
 
 
-class Count(click.ParamType["int | Literal['all']"]):
+def count(text: str) -> int | Literal["all"]:
     """``500`` or ``all``."""
+    if text == "all":
+        return "all"
+    found = _whole_numbers(text, ",")
+    if found is None or len(found) != 1 or found[0] < 1:
+        raise click.BadParameter(f"'{text}' is no number of queries: give a whole number from 1 on, or all.")
+    return found[0]
 
-    name = "count"
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | Literal["all"]:
-        if value == "all":
-            return "all"
-        numbers = _whole_numbers(str(value), ",")
-        if numbers is None or len(numbers) != 1 or numbers[0] < 1:
-            self.fail(f"'{value}' is no number of queries: give a whole number from 1 on, or all.", param, ctx)
-        return numbers[0]
+def _plain(text: str) -> str:
+    return text.lower().replace("×", "x")
 
 
 def _whole_numbers(text: str, separator: str) -> list[int] | None:
@@ -110,7 +92,7 @@ def _whole_numbers(text: str, separator: str) -> list[int] | None:
 def model_options(function: Function) -> Function:
     """What a model may leave open: its size, and which input is the image."""
     return _all(
-        click.option("--input-size", type=Size(), metavar="HxW", help="Image size, where the model leaves it open."),
+        click.option("--input-size", type=size, metavar="HxW", help="Image size, where the model leaves it open."),
         click.option("--image-input", metavar="NAME", help="The image input, where several inputs have 4 dimensions."),
     )(function)
 
@@ -119,11 +101,11 @@ def grid_options(function: Function) -> Function:
     """Patch and stride."""
     return _all(
         click.option(
-            "--patch", type=Size(), default="16", show_default=True, metavar="N|HxW", help="The patch's size in pixels."
+            "--patch", type=size, default="16", show_default=True, metavar="N|HxW", help="The patch's size in pixels."
         ),
         click.option(
             "--stride",
-            type=Size(),
+            type=size,
             default="4",
             show_default=True,
             metavar="N|HxW",
@@ -147,12 +129,12 @@ def preprocess_options(function: Function) -> Function:
             help="How the model's pictures were prepared: this tool's own fields, or Hugging Face's "
             "preprocessor_config.json. The options below override single fields.",
         ),
-        click.option("--resize", metavar="N|HxW|none", help="Shorter side, or exact size, in pixels."),
-        click.option("--crop", metavar="N|HxW|none", help="Centre crop after the resize."),
-        click.option("--mean", type=Numbers(), metavar="M|M,M,M", help="Subtracted from the pixels (0 to 255)."),
-        click.option("--scale", type=Numbers(), metavar="S|S,S,S", help="What the difference is multiplied with."),
-        click.option("--channel-order", type=click.Choice(["RGB", "BGR", "L"], case_sensitive=False)),
-        click.option("--layout", type=click.Choice(["NCHW", "NHWC"], case_sensitive=False)),
+        click.option("--resize", type=extent, metavar="N|HxW|none", help="Shorter side, or exact size, in pixels."),
+        click.option("--crop", type=extent, metavar="N|HxW|none", help="Centre crop after the resize."),
+        click.option("--mean", type=numbers, metavar="M|M,M,M", help="Subtracted from the pixels (0 to 255)."),
+        click.option("--scale", type=numbers, metavar="S|S,S,S", help="What the difference is multiplied with."),
+        click.option("--channel-order", type=click.Choice(["RGB", "BGR", "L"])),
+        click.option("--layout", type=click.Choice(["NCHW", "NHWC"])),
         click.option(
             "--resample", type=click.Choice(["bilinear", "bicubic", "lanczos", "nearest"]), help="Filter of the resize."
         ),
@@ -164,27 +146,20 @@ def preprocess_fields(given: dict[str, Any]) -> dict[str, Any]:
 
     Args:
         given: the command's parameters.
-
-    Raises:
-        KryptonError: a size is malformed.
     """
     names = ("resize", "crop", "mean", "scale", "channel_order", "layout", "resample")
     fields = {name: given[name] for name in names if given[name] is not None}
-    for name in ("resize", "crop"):
-        if name in fields:
-            fields[name] = _extent(name, fields[name])
+    match fields.get("resize"):
+        case "none":
+            fields["resize"] = None
+        case (side,):
+            fields["resize"] = side
+    match fields.get("crop"):
+        case "none":
+            fields["crop"] = None
+        case (side,):
+            fields["crop"] = (side, side)
     return fields
-
-
-def _extent(name: str, text: str) -> int | tuple[int, int] | None:
-    if text.lower() == "none":
-        return None
-    numbers = _whole_numbers(text.lower().replace("×", "x"), "x")
-    if numbers is None or len(numbers) > 2 or min(numbers) < 1:
-        raise KryptonError(f"--{name} '{text}' is no size: give pixels, 224 or 224x224 (height x width), or none.")
-    if len(numbers) == 1:
-        return numbers[0] if name == "resize" else (numbers[0], numbers[0])
-    return numbers[0], numbers[1]
 
 
 def _all(*decorators: Callable[[Function], Function]) -> Callable[[Function], Function]:

@@ -45,14 +45,19 @@ def compiled(
             raise KryptonError(f"{model} is compiled already, with its own --input-size and --image-input; omit them.")
         yield open_artifact(model)
         return
-    with _temporary_folder() as folder:
+    with temporary_folder() as folder:
         yield compile(
             model, folder / "model", patch=patch, input_size=input_size, image_input=image_input, verify=verify
         )
 
 
 @contextmanager
-def _temporary_folder() -> Iterator[Path]:
+def temporary_folder() -> Iterator[Path]:
+    """A folder that vanishes with all that is in it.
+
+    Raises:
+        KryptonError: there is no room for one.
+    """
     try:
         folder = tempfile.TemporaryDirectory(prefix="krypton-", ignore_cleanup_errors=True)
     except OSError as error:
@@ -79,13 +84,13 @@ def with_preprocess(artifact: "Artifact", file: Path | None, fields: dict[str, A
     """
     from krypton_onnx.preprocess import Preprocess
 
-    shape = [extent or 0 for extent in artifact.plan.image.shape]
+    shape = artifact.plan.model_shape
     if file is not None:
         chosen = Preprocess.from_json(file)
     elif artifact.plan.preprocess is not None:
         chosen = Preprocess.from_dict(artifact.plan.preprocess)
     else:
-        chosen = Preprocess.for_input(shape)
+        chosen = Preprocess.for_input(shape, "NHWC" if artifact.plan.channels_last else "NCHW")
     chosen = Preprocess.from_dict({**chosen.to_dict(), **fields})
     chosen.check_input(shape)
     return replace(artifact, plan=replace(artifact.plan, preprocess=chosen.to_dict())), chosen

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from krypton_onnx.cli.options import Size, json_option, model_options
+from krypton_onnx.cli.options import json_option, model_options, size
 from krypton_onnx.cli.sources import compiled, say_json, table
 from krypton_onnx.errors import KryptonError
 
@@ -22,7 +22,7 @@ Examples:
 """
 
 
-@click.command(epilog=_EXAMPLES)
+@click.command(short_help="Compare a compiled model with the original.", epilog=_EXAMPLES)
 @click.argument("model", metavar="MODEL|DIR", type=click.Path(path_type=Path))
 @click.option(
     "--model",
@@ -33,7 +33,7 @@ Examples:
 )
 @click.option("--queries", type=click.IntRange(8), default=64, show_default=True, help="How many to compare.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the random queries.")
-@click.option("--patch", type=Size(), default="16", show_default=True, metavar="N|HxW", help="To compile MODEL for.")
+@click.option("--patch", type=size, default="16", show_default=True, metavar="N|HxW", help="To compile MODEL for.")
 @model_options
 @json_option
 def verify(
@@ -57,7 +57,9 @@ def verify(
         if model.is_dir():
             source = source or model.resolve().parent / artifact.plan.source.file
             if not source.is_file():
-                raise KryptonError(f"The model that {model} was compiled from is not at {source}; name it with --model.")
+                raise KryptonError(
+                    f"The model that {model} was compiled from is not at {source}; name it with --model."
+                )
         elif source is not None:
             raise KryptonError(f"--model goes with a compiled model, and {model} is not a folder; omit it.")
         else:
@@ -79,7 +81,14 @@ def _as_dict(check: "OutputCheck") -> dict[str, Any]:
 def _text(checks: "tuple[OutputCheck, ...]", queries: int) -> str:
     heading = ("output", "largest error", "of what is allowed", "movement", "noise", "verdict")
     rows = [
-        (c.name, f"{c.error:.3g}", f"{c.share:.1%}", f"{c.moved:.3g}", f"{c.noise:.3g}", "exact" if c.exact else "WRONG")
+        (
+            c.name,
+            f"{c.error:.3g}",
+            f"{c.share:.1%}",
+            f"{c.moved:.3g}",
+            f"{c.noise:.3g}",
+            "exact" if c.exact else "WRONG",
+        )
         for c in checks
     ]
     return f"{table([heading, *rows], '<>>>><')}\n{queries} random queries"

@@ -1,0 +1,224 @@
+"""Benchmark: exact incremental heatmaps against full inference at its own best batch size.
+
+Both sides run in the same ONNX Runtime with the same options, in turns (A B A B …), on the same image, and give the
+same answers: their largest difference is part of the result. Ours includes the base run. Full inference includes
+laying the patches on the image, and nothing else that it could do without.
+
+`krypton_onnx.plain_model` says how full inference is run.
+"""
+
+import math
+import os
+import platform
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Literal
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from krypton_onnx.artifact import Artifact
+from krypton_onnx.plain_model import PlainModel, random_image, timed
+from krypton_onnx.runtime.base import Outputs
+from krypton_onnx.runtime.engine import quiet_options
+from krypton_onnx.runtime.explain import Pair, grid, pair
+from krypton_onnx.runtime.session import Session
+
+SAMPLE = 64
+SAMPLE_SECONDS = 2.0
+"""Queries of the plain model per repetition, and about the time that they shall take, unless told: its time is linear
+in them, and a short time is mostly noise."""
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """One side of the comparison.
+
+    Attributes:
+        queries: per repetition.
+        seconds: of each repetition.
+    """
+
+    queries: int
+    seconds: tuple[float, ...]
+
+    @property
+    def per_query(self) -> float:
+        """Median seconds a query."""
+        return median(self.seconds) / self.queries
+
+    @property
+    def spread(self) -> float:
+        """(slowest − fastest) ÷ median."""
+        return (max(self.seconds) - min(self.seconds)) / median(self.seconds)
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """Where it was measured.
+
+    Attributes:
+        cpu: its name.
+        cores: that this process may use.
+        threads: of ONNX Runtime, per graph.
+        onnxruntime: its version.
+        system: the operating system.
+    """
+
+    cpu: str
+    cores: int
+    threads: int
+    onnxruntime: str
+    system: str
+
+
+@dataclass(frozen=True, slots=True)
+class Benchmark:
+    """The result of `benchmark`.
+
+    Attributes:
+        model: file name.
+        patch, stride: (height, width), (y, x).
+        grid: queries of the whole heatmap.
+        incremental: ours, the base run included.
+        full: the plain model's, at its best batch size.
+        batch: that size.
+        batch_seconds: seconds a query of the plain model, by batch size tried.
+        fixed_batch: whether the plain model runs only in the batch that was exported.
+        difference: the largest |incremental − full| of any output.
+        movement: the largest |full − base|: how much the queries change the outputs.
+        machine: where.
+    """
+
+    model: str
+    patch: tuple[int, int]
+    stride: tuple[int, int]
+    grid: int
+    incremental: Timing
+    full: Timing
+    batch: int
+    batch_seconds: dict[int, float]
+    fixed_batch: bool
+    difference: float
+    movement: float
+    machine: Machine
+
+    @property
+    def speedup(self) -> float:
+        """Full ÷ incremental, per query."""
+        return self.full.per_query / self.incremental.per_query
+
+
+def benchmark(
+    model: str | os.PathLike[str],
+    artifact: Artifact,
+    *,
+    patch: Pair = 16,
+    stride: Pair = 4,
+    queries: int | Literal["all"] | None = None,
+    repeats: int = 3,
+    threads: int | None = None,
+    seed: int = 0,
+) -> Benchmark:
+    """Time the heatmap of one random image.
+
+    Args:
+        model: the source model.
+        artifact: compiled from it.
+        patch: its (height, width).
+        stride: pixels between neighbouring positions, (y, x).
+        queries: a number: both sides answer this many random queries of the grid. "all": both answer the whole grid.
+            None: ours answers the whole grid and the plain model a random sample of it.
+        repeats: how often.
+        threads: of ONNX Runtime; its own choice by default.
+        seed: of the image and of the samples.
+
+    Raises:
+        KryptonError: the patch does not fit, or ONNX Runtime refuses the model.
+    """
+    sizes, steps, plan = pair(patch, "patch"), pair(stride, "stride"), artifact.plan
+    rng = np.random.default_rng(seed)
+    image = random_image(rng, plan)
+    channels, height, width = (extent or 0 for extent in plan.image.shape)
+    origins = grid((height, width), sizes, steps, "cover", None).reshape(-1, 2)
+    content = np.zeros((*sizes, channels) if plan.channels_last else (channels, *sizes), image.dtype)
+    options = session_options(threads)
+    plain, session = PlainModel(Path(model), plan, options), Session(artifact, session_options=options)
+    batch_seconds = plain.best_batch(image, content)
+    batch = min(batch_seconds, key=lambda size: batch_seconds[size])
+    ours, theirs = _samples(rng, origins, queries, batch, batch_seconds[batch])
+    answers = session.infer(image, theirs, content), plain.run(image, theirs, content, batch)
+    times: list[tuple[float, float]] = [
+        (
+            timed(lambda: plain.run(image, theirs, content, batch)),
+            timed(lambda: session.infer(image, ours, content)),
+        )
+        for _ in range(repeats)
+    ]
+    base = session.materialize(image).outputs
+    return Benchmark(
+        model=Path(model).name,
+        patch=sizes,
+        stride=steps,
+        grid=len(origins),
+        incremental=Timing(len(ours), tuple(b for _, b in times)),
+        full=Timing(len(theirs), tuple(a for a, _ in times)),
+        batch=batch,
+        batch_seconds=batch_seconds,
+        fixed_batch=plain.batch is not None,
+        difference=largest_difference(*answers),
+        movement=largest_difference(answers[1], base),
+        machine=machine(threads),
+    )
+
+
+def session_options(threads: int | None) -> ort.SessionOptions:
+    """ONNX Runtime's defaults with this many threads, without its messages."""
+    options = quiet_options()
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    return options
+
+
+def largest_difference(a: Outputs, b: Outputs) -> float:
+    """The largest absolute difference of any output; NaN where one of them is not a number."""
+    differences = [a[name].astype(np.float64) - b[name].astype(np.float64) for name in a]
+    return max(float(np.abs(difference).max(initial=0)) for difference in differences)
+
+
+def machine(threads: int | None = None) -> Machine:
+    """This machine, for the record.
+
+    Args:
+        threads: that ONNX Runtime was told to use; None for its own choice, one per core.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return Machine(_cpu_name(), cores, threads or cores, ort.__version__, f"{platform.system()} {platform.machine()}")
+
+
+def _cpu_name() -> str:
+    with_names = Path("/proc/cpuinfo")
+    if with_names.is_file():
+        for line in with_names.read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def _samples(
+    rng: np.random.Generator,
+    origins: NDArray[np.int64],
+    queries: int | Literal["all"] | None,
+    batch: int,
+    seconds: float,
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """(ours, the plain model's) queries."""
+    if queries == "all":
+        return origins, origins
+    # whole batches only: a last, smaller one would count against the plain model
+    wanted = max(SAMPLE, SAMPLE_SECONDS / seconds)
+    count = queries if queries is not None else math.ceil(wanted / batch) * batch
+    sample = origins[np.sort(rng.permutation(len(origins))[:count])]
+    return (origins, sample) if queries is None else (sample, sample)

@@ -1,0 +1,188 @@
+"""`krypton-onnx explain`."""
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import click
+
+from krypton_onnx.cli.options import (
+    grid_options,
+    json_option,
+    memory,
+    model_options,
+    preprocess_fields,
+    preprocess_options,
+    region,
+    target,
+)
+from krypton_onnx.cli.sources import compiled, label_of, read_labels, say_json, with_preprocess
+from krypton_onnx.errors import KryptonError
+
+if TYPE_CHECKING:
+    from krypton_onnx.artifact import Artifact
+    from krypton_onnx.heatmap import Heatmap
+
+SUFFIXES = (".png", ".npy", ".npz")
+
+_EXAMPLES = """\b
+Examples:
+  krypton-onnx explain resnet50.onnx cat.jpg --preprocess preprocessor_config.json
+  krypton-onnx explain resnet50.krypton cat.jpg --target 281,285 --fill mean -o cats.png
+  krypton-onnx explain net.onnx scan.png --channel-order L --mean 127.5 --scale 0.0078 --patch 8 --stride 2 -o scan.npz
+"""
+
+
+@click.command(short_help="Explain a picture: which parts does the prediction rest on?", epilog=_EXAMPLES)
+@click.argument("model", metavar="MODEL|DIR", type=click.Path(path_type=Path))
+@click.argument("picture", type=click.Path(path_type=Path))
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="A picture (.png), the scores (.npy), or all arrays (.npz). [default: PICTURE's name + .heatmap.png]",
+)
+@click.option(
+    "--target",
+    type=target,
+    default="top",
+    show_default=True,
+    metavar="top|N|N,M",
+    help="The class to explain: the picture's largest, an index, or several indices.",
+)
+@grid_options
+@click.option("--region", type=region, metavar="Y0,X0,Y1,X1", help="Ask about this part of the model's image only.")
+@click.option(
+    "--fill",
+    default="black",
+    show_default=True,
+    metavar="black|gray|white|mean|N|R,G,B",
+    help="What the patch shows, in pixel values from 0 to 255; mean is the picture's own mean colour.",
+)
+@click.option(
+    "--edge",
+    type=click.Choice(["cover", "stop"]),
+    default="cover",
+    show_default=True,
+    help="Add the last position that fits, so that every pixel is covered, or do not.",
+)
+@click.option("--output-name", metavar="NAME", help="Which output of the model to score. [default: the first]")
+@preprocess_options
+@click.option("--labels", type=click.Path(path_type=Path), metavar="FILE", help="Class names, one a line.")
+@model_options
+@click.option("--memory-budget", type=memory, metavar="SIZE", help="Most memory to use, such as 2GB.")
+@json_option
+def explain(model: Path, picture: Path, output: Path | None, **options: Any) -> None:
+    """Draw which parts of PICTURE the model's prediction rests on.
+
+    A patch slides over the picture; where it makes the class's score drop, the model looked. The result is the same
+    as that of running the whole model at every position, several times sooner.
+
+    A MODEL is compiled into a temporary folder first; `compile` it once to explain many pictures.
+    """
+    from krypton_onnx.compiler import check_labels
+    from krypton_onnx.pictures import open_picture
+    from krypton_onnx.preprocess import parse_fill
+
+    output = _checked_output(output or Path(f"{picture.stem}.heatmap.png"))
+    fields, fill = preprocess_fields(options), parse_fill(options["fill"])
+    labels = None if options["labels"] is None else read_labels(options["labels"])
+    opened = open_picture(picture)
+    sizes = {key: options[key] for key in ("patch", "input_size", "image_input")}
+    with compiled(model, **sizes) as artifact:
+        _refuse_other_inputs(artifact, model)
+        if labels is not None:
+            check_labels(labels, artifact.plan)
+        artifact, preprocess = with_preprocess(artifact, options["preprocess"], fields)
+        seen = preprocess.picture(opened)
+        heatmap, seconds = _ask(artifact, preprocess.tensor(seen), fill, options)
+    labels = labels or artifact.plan.labels
+    names = _names(heatmap, labels)
+    heatmap.save(output, seen, title=names[0] if len(names) == 1 else names)
+    report = _report(heatmap, labels, seconds, output)
+    if options["as_json"]:
+        say_json({"model": str(model), "picture": str(picture), **report, "record": heatmap.record})
+    else:
+        click.echo(_text(report, names))
+
+
+def _checked_output(output: Path) -> Path:
+    """Refuse now what would fail only after all the work."""
+    if output.suffix.lower() not in SUFFIXES:
+        raise KryptonError(f"A heatmap cannot be saved as '{output}': let the name end in {', '.join(SUFFIXES)}.")
+    if output.is_dir():
+        raise KryptonError(f"The heatmap cannot be saved as {output}: that is a folder; give another name.")
+    if not output.parent.is_dir():
+        raise KryptonError(
+            f"The heatmap cannot be saved as {output}: there is no folder {output.parent}; make it first."
+        )
+    return output
+
+
+def _refuse_other_inputs(artifact: "Artifact", model: Path) -> None:
+    names = ", ".join(f"'{info.name}'" for info in artifact.plan.other_inputs)
+    if names:
+        raise KryptonError(
+            f"{model} has inputs beside the image ({names}), which the command line cannot fill: use "
+            "krypton_onnx.Session.materialize(image, inputs={...}) in Python."
+        )
+
+
+def _ask(
+    artifact: "Artifact", image: Any, fill: "Literal['mean'] | float | tuple[float, ...]", options: dict[str, Any]
+) -> "tuple[Heatmap, float]":
+    """The heatmap, and the seconds that it took without loading the model."""
+    from krypton_onnx.runtime.session import Session
+
+    session = Session(artifact, memory_budget=options["memory_budget"])
+    started = time.perf_counter()
+    heatmap = session.explain(
+        session.materialize(image),
+        options["target"],
+        patch=options["patch"],
+        stride=options["stride"],
+        fill=fill,
+        edge=options["edge"],
+        region=options["region"],
+        output=options["output_name"],
+    )
+    return heatmap, time.perf_counter() - started
+
+
+def _targets(heatmap: "Heatmap") -> list[int]:
+    return heatmap.target if isinstance(heatmap.target, list) else [heatmap.target or 0]
+
+
+def _names(heatmap: "Heatmap", labels: Sequence[str] | None) -> list[str]:
+    return [label_of(target, labels) for target in _targets(heatmap)]
+
+
+def _report(heatmap: "Heatmap", labels: Sequence[str] | None, seconds: float, output: Path) -> dict[str, Any]:
+    targets = []
+    scores = heatmap.base_score if isinstance(heatmap.base_score, float) else heatmap.base_score.tolist()
+    for number, index in enumerate(_targets(heatmap)):
+        y, x, drop = heatmap.most_important(number)
+        targets.append(
+            {
+                "index": index,
+                "label": None if labels is None else labels[index],
+                "base_score": scores if isinstance(scores, float) else scores[number],
+                "most_important": {"y": y, "x": x, "drop": drop},
+            }
+        )
+    rows, cols = heatmap.origins.shape[:2]
+    return {"targets": targets, "queries": rows * cols, "seconds": round(seconds, 3), "output": str(output)}
+
+
+def _text(report: dict[str, Any], names: list[str]) -> str:
+    lines = []
+    for name, one in zip(names, report["targets"], strict=True):
+        place = one["most_important"]
+        lines.append(
+            f"{name}: score {one['base_score']:.4g}; largest drop {place['drop']:.4g}, with the patch at "
+            f"row {place['y']}, column {place['x']}"
+        )
+    lines.append(f"{report['queries']} queries in {report['seconds']:.2f} s")
+    return "\n".join([*lines, f"Wrote {report['output']}"])
