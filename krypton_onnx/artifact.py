@@ -109,8 +109,7 @@ def staged_folder(target: Path) -> Iterator[Path]:
     Raises:
         KryptonError: `target` is something else than an artifact, or the disk refuses.
     """
-    if target.exists() and not (target / PLAN_FILE).is_file():
-        raise KryptonError(f"{target} exists and is no compiled model; choose another place or remove it.")
+    refuse_foreign(target)
     staging = None
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -123,6 +122,16 @@ def staged_folder(target: Path) -> Iterator[Path]:
     finally:
         if staging is not None:
             shutil.rmtree(staging, ignore_errors=True)
+
+
+def refuse_foreign(target: Path) -> None:
+    """Refuse to replace what is no artifact.
+
+    Raises:
+        KryptonError: something else stands there.
+    """
+    if target.exists() and not (target / PLAN_FILE).is_file():
+        raise KryptonError(f"{target} exists and is no compiled model; choose another place or remove it.")
 
 
 def _replace(staging: Path, target: Path) -> None:

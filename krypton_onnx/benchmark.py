@@ -20,7 +20,8 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from krypton_onnx.artifact import Artifact
-from krypton_onnx.plain_model import PlainModel, random_image, timed
+from krypton_onnx.noise import random_images
+from krypton_onnx.plain_model import PlainModel, timed
 from krypton_onnx.runtime.base import Outputs
 from krypton_onnx.runtime.engine import quiet_options
 from krypton_onnx.runtime.explain import Pair, grid, pair
@@ -140,7 +141,7 @@ def benchmark(
     """
     sizes, steps, plan = pair(patch, "patch"), pair(stride, "stride"), artifact.plan
     rng = np.random.default_rng(seed)
-    image = random_image(rng, plan)
+    image = random_images(rng, plan, 1)[0]
     channels, height, width = (extent or 0 for extent in plan.image.shape)
     origins = grid((height, width), sizes, steps, "cover", None).reshape(-1, 2)
     content = np.zeros((*sizes, channels) if plan.channels_last else (channels, *sizes), image.dtype)

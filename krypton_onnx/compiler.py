@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
-from krypton_onnx.artifact import SUFFIX, Artifact, staged_folder, write_manifest
+from krypton_onnx.artifact import SUFFIX, Artifact, refuse_foreign, staged_folder, write_manifest
 from krypton_onnx.errors import KryptonError
 from krypton_onnx.passes.pipeline import compile_graphs
 from krypton_onnx.passes.write import write_graphs
@@ -48,6 +48,7 @@ def compile(
     """
     source = Path(model)
     target = Path(output) if output is not None else source.with_suffix(SUFFIX)
+    refuse_foreign(target)  # before the work; again at its end, for what may have come there meanwhile
     compiled = compile_graphs(
         source,
         patch=pair(patch, "patch"),

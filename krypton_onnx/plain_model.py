@@ -17,8 +17,8 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from krypton_onnx.errors import KryptonError
+from krypton_onnx.noise import random_images
 from krypton_onnx.plan import Plan
-from krypton_onnx.preprocess import Preprocess
 from krypton_onnx.runtime.base import Outputs
 from krypton_onnx.runtime.engine import Array, Engine
 
@@ -103,15 +103,6 @@ def timed(run: Callable[[], object]) -> float:
     return time.perf_counter() - started
 
 
-def random_image(rng: np.random.Generator, plan: Plan) -> Array:
-    """Noise in the range that the model expects, as far as that is known, in its layout."""
-    if plan.preprocess is None:
-        return rng.standard_normal(plan.model_shape, np.float32).astype(plan.image.dtype)
-    channels, height, width = (extent or 0 for extent in plan.image.shape)
-    pixels = rng.integers(0, 256, (height, width, channels)).astype(np.uint8)
-    return Preprocess.from_dict(plan.preprocess).tensor(pixels).astype(plan.image.dtype)
-
-
 def _with_free_batch(exported: Engine, path: Path, plan: Plan, options: ort.SessionOptions | None) -> Engine | None:
     """The model with a symbolic batch, if it then still answers each image as it does alone."""
     model = onnx.load(path)
@@ -147,7 +138,7 @@ def _rows_agree(exported: Engine, free: Engine, plan: Plan) -> bool:
     rng = np.random.default_rng(0)
     fixed = exported.shapes[plan.image.name][0]
     assert isinstance(fixed, int)
-    images = np.stack([random_image(rng, plan) for _ in range(3 * fixed)])
+    images = random_images(rng, plan, 3 * fixed)
     batched = free.run({plan.image.name: images})
     parts = [exported.run({plan.image.name: images[i : i + fixed]}) for i in range(0, len(images), fixed)]
     return all(_close(rows, [part[number] for part in parts]) for number, rows in enumerate(batched))

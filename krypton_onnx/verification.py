@@ -9,7 +9,6 @@ Everything has to be finite and integer outputs have to be equal. Models that co
 held to ``4 · noise`` alone.
 """
 
-import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,8 +19,8 @@ from numpy.typing import NDArray
 
 from krypton_onnx.artifact import Artifact, file_checksum
 from krypton_onnx.errors import KryptonError
-from krypton_onnx.plan import Plan, TensorInfo
-from krypton_onnx.preprocess import Preprocess
+from krypton_onnx.noise import random_images, random_input
+from krypton_onnx.plan import Plan
 from krypton_onnx.runtime.engine import Array, Engine, quiet_options
 from krypton_onnx.runtime.session import Session
 
@@ -166,9 +165,9 @@ def verify(
     if file_checksum(path) != plan.source.sha256:
         raise KryptonError(f"{artifact.folder} was not compiled from {path}: the model's checksum differs.")
     rng = np.random.default_rng(seed)
-    others = {info.name: _random(rng, info, ()) for info in plan.other_inputs}
+    others = {info.name: random_input(rng, info) for info in plan.other_inputs}
     source, session = Source(path, plan, others), Session(artifact)
-    image = _random_image(rng, plan, ())
+    image = _channels_first(random_images(rng, plan, 1), plan)[0]
     last = (0, 2, 3, 1) if plan.channels_last else (0, 1, 2, 3)
     base = session.materialize(image[None].transpose(last), others)
     base_full = source.run(source.optimised, image[None])
@@ -218,24 +217,9 @@ def _probe(rng: np.random.Generator, plan: Plan, patch: tuple[int, int], queries
     corners = np.array([(0, 0), (1, 1), (0, 1), (1, 0)]) * limit
     if queries >= len(corners):
         origins[: len(corners)] = corners
-    content = _random_image(rng, plan, (queries,))[..., : patch[0], : patch[1]]
+    content = _channels_first(random_images(rng, plan, queries), plan)[..., : patch[0], : patch[1]]
     return Probe(origins, content)
 
 
-def _random_image(rng: np.random.Generator, plan: Plan, lead: tuple[int, ...]) -> Array:
-    """Noise in the range that the model expects, as far as that is known."""
-    if plan.preprocess is None:
-        return _random(rng, plan.image, lead)
-    preprocess = Preprocess.from_dict(plan.preprocess)
-    channels, height, width = (d or 0 for d in plan.image.shape)
-    pixels = rng.integers(0, 256, (math.prod(lead), height, width, channels)).astype(np.uint8)
-    images = np.stack([preprocess.tensor(p) for p in pixels])
-    images = images.transpose(0, 3, 1, 2) if plan.channels_last else images
-    return images.reshape(*lead, channels, height, width).astype(plan.image.dtype)
-
-
-def _random(rng: np.random.Generator, info: TensorInfo, lead: tuple[int, ...]) -> Array:
-    shape, dtype = (*lead, *(d or 1 for d in info.shape)), np.dtype(info.dtype)
-    if dtype.kind in "iub":
-        return rng.integers(0, 2 if dtype.kind == "b" else 100, shape).astype(dtype)
-    return rng.standard_normal(shape, np.float32).astype(dtype)
+def _channels_first(images: Array, plan: Plan) -> Array:
+    return images.transpose(0, 3, 1, 2) if plan.channels_last else images

@@ -172,7 +172,8 @@ class Overlay:
             for axis in (0, 1)
         ]
         own_index = self._query * boxed.sizes[0] * boxed.sizes[1] + (held_cells + int(padded))
-        return geometry.overlay_index(reads[0], reads[1], first_row, held_cells, own_index, self.xp)
+        index: IntArray = geometry.overlay_index(reads[0], reads[1], first_row, held_cells, own_index, self.xp)
+        return index
 
     def _pool(
         self, source: gs.Variable, view: View, own: gs.Variable | None, boxed: Box, pad_value: float | None

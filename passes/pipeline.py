@@ -47,10 +47,23 @@ def normalized(
         KryptonError: the model cannot be read or is not consistent.
     """
     net = load(path, image_input=image_input, input_size=input_size)
-    for transform in TRANSFORMS:
-        net = transform(net)
-        network.infer_shapes(net, after=transform.__name__)
+    try:
+        for transform in TRANSFORMS:
+            net = transform(net)
+            network.infer_shapes(net, after=transform.__name__)
+    except KryptonError as error:
+        raise KryptonError(f"{path} cannot be compiled. {error}") from error
+    _refuse_unknown_outputs(net, path)
     return net, analyse_regions(net)
+
+
+def _refuse_unknown_outputs(net: Network, path: Path) -> None:
+    for tensor in net.graph.outputs:
+        if tensor.shape is None or tensor.dtype is None:
+            raise KryptonError(
+                f"The shape of the output '{tensor.name}' of {path} is not known, because an operator before it is not "
+                "part of ONNX: declare the output's type and shape in the model."
+            )
 
 
 def compile_graphs(

@@ -1,5 +1,6 @@
 """The two ONNX Runtime sessions of an artifact, and what is known of their errors."""
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -44,7 +45,10 @@ class Engine:
         try:
             self._session = ort.InferenceSession(str(path), options or quiet_options(), providers=wanted)
         except Exception as error:  # ONNX Runtime raises a class of its own per status code, without a common base
-            raise KryptonError(f"ONNX Runtime cannot run {path.name}: {_first_line(error)}") from error
+            raise KryptonError(
+                f"ONNX Runtime {ort.__version__} cannot run {path.name}: {_reason(error)}. If an operator is missing, "
+                "register its library through session_options, or use a build of ONNX Runtime that has it."
+            ) from error
         self.outputs = tuple(o.name for o in self._session.get_outputs())
         self.shapes: dict[str, list[int | str | None]] = {i.name: i.shape for i in self._session.get_inputs()}
 
@@ -57,7 +61,7 @@ class Engine:
         try:
             results: list[Array] = self._session.run(None, dict(feed))
         except Exception as error:  # as above
-            raise KryptonError(f"ONNX Runtime failed: {_first_line(error)}") from error
+            raise KryptonError(f"ONNX Runtime failed: {_reason(error)}.") from error
         return results
 
 
@@ -68,5 +72,7 @@ def quiet_options() -> ort.SessionOptions:
     return options
 
 
-def _first_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:400]
+def _reason(error: Exception) -> str:
+    """ONNX Runtime's message without its codes: ``[ONNXRuntimeError] : 9 : NOT_IMPLEMENTED : …``."""
+    text = " ".join(str(error).split())
+    return re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", text)[:400].rstrip(". ")

@@ -64,7 +64,7 @@ def pair(value: Pair, what: str) -> tuple[int, int]:
     Raises:
         KryptonError: naming `what`, for anything else.
     """
-    numbers = (value, value) if isinstance(value, (int, np.integer)) else tuple(value)
+    numbers = tuple(value) if isinstance(value, (tuple, list, np.ndarray)) else (value, value)
     if len(numbers) != 2 or any(not isinstance(n, (int, np.integer)) or n < 1 for n in numbers):
         raise KryptonError(f"The {what} must be a whole number of pixels from 1 on, or a (height, width) of such.")
     return int(numbers[0]), int(numbers[1])

@@ -30,7 +30,7 @@ def batch_size(plan: Plan, patch: tuple[int, int], budget: int | None) -> int:
     if budget < needed:
         raise KryptonError(
             f"A memory budget of {_megabytes(budget)} is too small: this model needs {_megabytes(needed)} beyond its "
-            f"weights for one query at a time with a {patch[0]}x{patch[1]} patch."
+            f"weights for one query at a time, the patch being {patch[0]}x{patch[1]}."
         )
     return min(plan.batch, int(free // per_query))
 
@@ -56,4 +56,4 @@ def _areas(plan: Plan, patch: tuple[int, int]) -> list[int]:
 
 
 def _megabytes(size: float) -> str:
-    return f"{size / 1e6:.1f} MB"
+    return f"{size / 1e6:.3g} MB"

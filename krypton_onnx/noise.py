@@ -1,0 +1,30 @@
+"""Random inputs, to check and to time models with."""
+
+import numpy as np
+
+from krypton_onnx.plan import Plan, TensorInfo
+from krypton_onnx.preprocess import Preprocess
+from krypton_onnx.runtime.engine import Array
+
+
+def random_images(rng: np.random.Generator, plan: Plan, count: int) -> Array:
+    """Noise in the range that the model expects, as far as that is known.
+
+    Returns:
+        Images as the model takes them: [count, C, H, W], or [count, H, W, C] if its channels come last.
+    """
+    if plan.preprocess is None:
+        shape = TensorInfo(plan.image.name, plan.image.dtype, (count, *plan.model_shape))
+        return random_input(rng, shape)
+    preprocess = Preprocess.from_dict(plan.preprocess)
+    channels, height, width = (extent or 0 for extent in plan.image.shape)
+    pixels = rng.integers(0, 256, (count, height, width, channels)).astype(np.uint8)
+    return np.stack([preprocess.tensor(one) for one in pixels]).astype(plan.image.dtype)
+
+
+def random_input(rng: np.random.Generator, info: TensorInfo) -> Array:
+    """Noise for an input: standard normal, or whole numbers below 100, or truth values."""
+    shape, dtype = tuple(extent or 1 for extent in info.shape), np.dtype(info.dtype)
+    if dtype.kind in "iub":
+        return rng.integers(0, 2 if dtype.kind == "b" else 100, shape).astype(dtype)
+    return rng.standard_normal(shape, np.float32).astype(dtype)
