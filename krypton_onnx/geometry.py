@@ -108,16 +108,18 @@ def same_padding(size: int, span: int, stride: int, *, upper: bool) -> tuple[int
     return (total // 2, total - total // 2) if upper else (total - total // 2, total // 2)
 
 
-def cells_inside(size: int, window: Sliding, counted: Sliding = Sliding()) -> NDArray[np.int64]:
-    """How many of each output row's `span` rows lie inside the input. Shape [extent].
+def cells_inside(size: int, window: Sliding, dilation: int = 1, counted: Sliding = Sliding()) -> NDArray[np.int64]:
+    """How many of the rows that each output row looks at lie inside the input. Shape [extent].
 
     Args:
         size: input rows.
         window: the sliding window.
+        dilation: it looks at every `dilation`-th row of its span.
         counted: its `pad` and `pad_end` rows of padding count as inside too.
     """
     begin = np.arange(window.extent(size)) * window.stride - window.pad
-    return np.minimum(begin + window.span, size + counted.pad_end) - np.maximum(begin, -counted.pad)
+    looked_at = begin[:, None] + np.arange(0, window.span, dilation)
+    return ((looked_at >= -counted.pad) & (looked_at < size + counted.pad_end)).sum(axis=1)
 
 
 # --------------------------------------------------------------------------------------- region programs

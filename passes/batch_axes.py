@@ -9,7 +9,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from krypton_onnx.passes import network
-from krypton_onnx.passes.network import Network, describe, static_shape, values
+from krypton_onnx.passes.network import Network, describe, outputs, static_shape, values
 from krypton_onnx.passes.operators import NARY, UNARY
 from krypton_onnx.passes.regions import used_names
 
@@ -60,10 +60,10 @@ def _doubt(node: gs.Node, moving: frozenset[str]) -> str | None:
     """Why the node may not keep axis 0 a batch, or None if it surely does."""
     if node.domain not in (None, "", "ai.onnx") or network.has_subgraph(node):
         return "no batch rule for this operator"
-    shapes = {t.name: static_shape(t) for t in (*network.present(node), *node.outputs)}
-    if any(shapes[t.name] is None for t in node.outputs) or any(s is None for n, s in shapes.items() if n in moving):
+    shapes = {t.name: static_shape(t) for t in (*network.present(node), *outputs(node))}
+    if any(shapes[t.name] is None for t in outputs(node)) or any(s is None for n, s in shapes.items() if n in moving):
         return "its shape is not known"
-    if any((shapes[t.name] or (0,))[0] != 1 for t in node.outputs):
+    if any((shapes[t.name] or (0,))[0] != 1 for t in outputs(node)):
         return "its result for one image does not begin with an axis of one"
     if any((shapes[t.name] or (0,))[0] != 1 for t in node.inputs if t.name in moving):
         return "its input for one image does not begin with an axis of one"
@@ -74,6 +74,8 @@ def _operator_doubt(node: gs.Node, moving: frozenset[str]) -> str | None:
     extras = [t for t in network.present(node)[1:] if t.name in moving]
     rank = len(static_shape(node.inputs[0]) or ())
     match node.op:
+        case "MaxPool" if len(outputs(node)) > 1:
+            return "its indices count across the batch"
         case op if op in UNARY or op in _BATCHED:
             return None if not extras else "more than one input depends on the image"
         case op if op in _PARAMETERS_ONLY:
@@ -85,7 +87,8 @@ def _operator_doubt(node: gs.Node, moving: frozenset[str]) -> str | None:
         case op if op.startswith("Reduce"):
             return _reduce_doubt(node, rank)
         case "Flatten":
-            return None if node.attrs.get("axis", 1) % (rank + 1) == 1 else "it flattens other axes into the first"
+            axis = node.attrs.get("axis", 1)
+            return None if axis in (1, 1 - rank) else "it flattens other axes into the first"
         case "Reshape":
             return None if values(node.inputs[1]) is not None else "its target shape is computed"
         case "Transpose":

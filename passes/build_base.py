@@ -35,9 +35,9 @@ def base_peak(graph: gs.Graph) -> int:
 
 def _rows(graph: gs.Graph, tensor: gs.Tensor, view: View) -> gs.Variable:
     maps = [1, view.rows, view.cols, view.channels]
-    last = gs.Variable(f"{view.name}/channels_last", dtype=np.dtype(view.dtype), shape=maps)
+    last = gs.Variable(network.fresh_name(graph, f"{view.name}/channels_last"), dtype=np.dtype(view.dtype), shape=maps)
     rows = gs.Variable(view.name, dtype=np.dtype(view.dtype), shape=[view.rows * view.cols, view.channels])
-    shape = network.constant(f"{view.name}/shape", np.array([-1, view.channels], np.int64))
+    shape = network.constant(network.fresh_name(graph, f"{view.name}/shape"), np.array([-1, view.channels], np.int64))
     graph.nodes.append(gs.Node("Transpose", last.name, {"perm": [0, 2, 3, 1]}, [tensor], [last]))
     graph.nodes.append(gs.Node("Reshape", rows.name, {}, [last, shape], [rows]))
     return rows

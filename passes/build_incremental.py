@@ -10,7 +10,7 @@ from krypton_onnx.passes.footprint import Bytes, peak, static_bytes
 from krypton_onnx.passes.network import Network, static_shape, values
 from krypton_onnx.passes.operators import WindowRule
 from krypton_onnx.passes.overlay import POINT, Box, Overlay
-from krypton_onnx.passes.per_query import per_query_tail
+from krypton_onnx.passes.per_query import per_query_tail, query_shape
 from krypton_onnx.passes.planner import Layout
 from krypton_onnx.passes.regions import used_names
 
@@ -54,7 +54,8 @@ class _Builder:
     def __init__(self, net: Network, layout: Layout, patch: tuple[int, int], moving: frozenset[str]) -> None:
         self.net, self.layout, self.moving = net, layout, moving
         image = net.image_tensor
-        self.emitter = Emitter(reserved=net.graph.tensors())
+        self.tensors = net.graph.tensors()
+        self.emitter = Emitter(reserved=self.tensors)
         self.origins = gs.Variable("origins", np.dtype(np.int64), ["Q", 2])
         self.content = gs.Variable("patch_content", image.dtype, ["P", image.shape[1], "patch_rows", "patch_cols"])
         self.window_sizes = gs.Variable("window_sizes", np.dtype(np.int64), [len(layout.windows), 2])
@@ -119,15 +120,16 @@ class _Builder:
         return self.overlay.read(source, number, view, self.windows.get(tensor), box, sliding, pad_value, name)
 
     def _add_full(self, node: gs.Node) -> None:
-        # Subgraphs name outer tensors without listing them: those must stand under their own names.
-        for name in used_names(node):
-            if name in self.moving:
-                self._whole(name)
-        inputs = [self._whole(t.name) if t.name in self.moving else self._still(t) for t in node.inputs]
+        # Subgraphs name outer tensors without listing them as inputs.
+        captured = {name: self._available(name) for name in used_names(node) if name in self.tensors}
+        inputs = [t.copy() if network.is_absent(t) else captured[t.name] for t in node.inputs]
         outputs = [gs.Variable(t.name, t.dtype) for t in node.outputs]
-        self.emitter.nodes.append(node.copy(inputs=inputs, outputs=outputs))
+        self.emitter.nodes.append(node.copy(inputs=inputs, outputs=outputs, tensor_map=captured))
         self.emitter.sizes.update({t.name: Bytes(dense=static_bytes(t)) for t in node.outputs})
         self.full.update({t.name: t for t in outputs})
+
+    def _available(self, name: str) -> gs.Tensor:
+        return self._whole(name) if name in self.moving else self._still(self.tensors[name])
 
     def _still(self, tensor: gs.Tensor) -> gs.Tensor:
         """A tensor that does not depend on the image."""
@@ -147,7 +149,10 @@ class _Builder:
         """Append the nodes that lose the batch axis, to run once a query."""
         made = {t.name for n in nodes for t in n.outputs}
         used = dict.fromkeys(name for n in nodes for name in used_names(n))
-        carried = [self._whole(name) for name in used if name in self.moving and name not in made]
+        carried = {name: self._whole(name) for name in used if name in self.moving and name not in made}
+        for name in used:
+            if name in self.tensors and name not in self.moving:
+                self._still(self.tensors[name])
         wanted = [t for t in self.net.graph.outputs if t.name in made]
         outputs = per_query_tail(self.emitter, nodes, carried, wanted, self.full)
         self.full.update({t.name: t for t in outputs})
@@ -181,9 +186,3 @@ class _Builder:
             one = self.emitter.op("Unsqueeze", one, self.emitter.constant(np.zeros(1, np.int64)))
         self.full[wanted.name].name = self.emitter.unique(f"{wanted.name}/once")
         return self.emitter.op("Expand", one, self.overlay.leading_queries(1 + len(query_shape(wanted))))
-
-
-def query_shape(output: gs.Variable) -> tuple[int | None, ...]:
-    """One query's share of a model output: its shape for one image, without a leading 1."""
-    shape = tuple(d if isinstance(d, int) else None for d in output.shape)
-    return shape[1:] if shape[:1] == (1,) else shape

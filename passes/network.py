@@ -7,6 +7,7 @@ exported graph names its weights in an external file (`WEIGHTS_FILE`) that two g
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import count
 
 import numpy as np
 import onnx
@@ -98,6 +99,18 @@ def present(node: gs.Node) -> list[gs.Tensor]:
     return [t for t in node.inputs if not is_absent(t)]
 
 
+def outputs(node: gs.Node) -> list[gs.Tensor]:
+    """The node's outputs without omitted ones."""
+    return [t for t in node.outputs if not is_absent(t)]
+
+
+def fresh_name(graph: gs.Graph, wanted: str) -> str:
+    """`wanted`, or with a number behind it if a tensor of the graph is called so."""
+    taken = graph.tensors()
+    numbered = (f"{wanted}.{n}" for n in count(2))
+    return wanted if wanted not in taken else next(name for name in numbered if name not in taken)
+
+
 def input_or_none(node: gs.Node, index: int) -> gs.Tensor | None:
     """Input number `index`, or None where it is omitted."""
     if index >= len(node.inputs) or is_absent(node.inputs[index]):
@@ -173,12 +186,18 @@ def infer_shapes(network: Network, *, after: str) -> Network:
     Raises:
         KryptonError: the graph is not valid ONNX, or its shapes contradict each other.
     """
-    for tensor in network.graph.outputs:
-        # stale after a change upstream; inference fills it in again
-        tensor.shape = None if tensor.shape is None else [None] * len(tensor.shape)
+    results = {id(t) for t in network.graph.outputs}
+    given = {id(t) for t in network.graph.inputs}
+    for tensor in network.graph.tensors().values():
+        # Stale after a change upstream; inference fills it in again. A result's rank may be known from nowhere else.
+        if isinstance(tensor, gs.Variable) and id(tensor) not in given:
+            keeps_rank = id(tensor) in results and tensor.shape is not None
+            tensor.shape = [None] * len(tensor.shape) if keeps_rank else None
+    # onnx's inference contradicts itself about some ceil_mode extents, which are about to be spelled out.
+    consistent = not any(node.attrs.get("ceil_mode", 0) for node in network.graph.nodes)
     model = shell(to_model(network.graph))
     try:
-        inferred = onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True, data_prop=True)
+        inferred = onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=consistent, data_prop=True)
         # The checker refuses outputs of unknown rank, as they stand behind operators that are not part of ONNX.
         if all(o.type.tensor_type.HasField("shape") for o in inferred.graph.output):
             onnx.checker.check_model(inferred)

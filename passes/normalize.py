@@ -90,17 +90,14 @@ def fold_batch_norm(net: Network) -> Network:
             continue
         conv = node.inputs[0].inputs[0]
         alone = len(conv.outputs[0].outputs) == 1 and id(conv.outputs[0]) not in outputs
-        folded = _folded_weights(conv, node) if conv.op == "Conv" and alone else None
-        if folded is None:
+        parameters = _folded_weights(conv, node) if conv.op == "Conv" and alone else None
+        if parameters is None:
             continue
-        weight, bias = folded
+        weight, bias = parameters
         # Named after the result: a weight that two convolutions share may be folded in two ways.
-        name = node.outputs[0].name
-        conv.inputs = [
-            conv.inputs[0],
-            network.constant(f"{name}/weight", weight),
-            network.constant(f"{name}/bias", bias),
-        ]
+        names = (network.fresh_name(net.graph, f"{node.outputs[0].name}/{what}") for what in ("weight", "bias"))
+        folded = (network.constant(name, array) for name, array in zip(names, (weight, bias), strict=True))
+        conv.inputs = [conv.inputs[0], *folded]
         conv.outputs = [node.outputs[0]]
         node.outputs.clear()
     return _cleaned(net)
@@ -131,7 +128,7 @@ def free_reshapes(net: Network) -> Network:
         before, after = static_shape(node.inputs[0]), static_shape(node.outputs[0])
         if before and after and before[0] == after[0] == 1 and 0 not in after:
             node.attrs.pop("allowzero", None)
-            name = f"{node.outputs[0].name}/shape"
+            name = network.fresh_name(net.graph, f"{node.outputs[0].name}/shape")
             node.inputs[1] = network.constant(name, np.array([-1, *after[1:]], np.int64))
     return net
 

@@ -14,7 +14,7 @@ from krypton_onnx.geometry import Sliding
 from krypton_onnx.passes import network
 from krypton_onnx.passes.network import static_shape, values
 from krypton_onnx.passes.normalize import constant_padding
-from krypton_onnx.passes.static_shapes import kernel_shape, sliding_axes
+from krypton_onnx.passes.static_shapes import kernel_shape, lowest, sliding_axes
 
 # fmt: off
 UNARY = frozenset({
@@ -67,7 +67,7 @@ def window_rule(node: gs.Node, moving: frozenset[str]) -> WindowRule | NoRule:
     """
     if node.domain not in (None, "", "ai.onnx"):
         return NoRule(f"no rule for {node.domain}.{node.op}")
-    if len(node.outputs) > 1 and any(t.outputs or t.name for t in node.outputs[1:]):
+    if len(network.outputs(node)) > 1:
         return NoRule(f"{node.op} with several outputs")
     shapes = [static_shape(t) for t in (*network.present(node), node.outputs[0]) if t.name in moving | _results(node)]
     if any(s is None or len(s) != 4 for s in shapes):
@@ -103,12 +103,7 @@ def _sliding_rule(node: gs.Node, moving: frozenset[str]) -> WindowRule | NoRule:
         return NoRule("its divisor varies at the border in a way that has no rule")
     if not padded:
         return WindowRule(rows, cols)
-    return WindowRule(rows, cols, _lowest(node.inputs[0]) if node.op == "MaxPool" else 0.0)
-
-
-def _lowest(tensor: gs.Tensor) -> float:
-    dtype = np.dtype(tensor.dtype)
-    return float(np.iinfo(dtype).min if dtype.kind in "iu" else np.finfo(dtype).min)
+    return WindowRule(rows, cols, float(lowest(np.dtype(node.inputs[0].dtype))) if node.op == "MaxPool" else 0.0)
 
 
 def _pad_rule(node: gs.Node) -> WindowRule | NoRule:

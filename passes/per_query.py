@@ -10,7 +10,7 @@ from krypton_onnx.passes.emit import Emitter
 def per_query_tail(
     emitter: Emitter,
     nodes: list[gs.Node],
-    carried: list[gs.Tensor],
+    carried: dict[str, gs.Tensor],
     wanted: list[gs.Variable],
     outer: dict[str, gs.Tensor],
 ) -> list[gs.Variable]:
@@ -22,9 +22,9 @@ def per_query_tail(
     Args:
         emitter: receives the Scan node.
         nodes: of the model, in topological order, left as they are.
-        carried: full tensors [Q, …] that they read.
+        carried: the full tensors [Q, …] that they read, by their names in the model.
         wanted: outputs of the model that they compute.
-        outer: tensors that do not depend on the image, by name; the body refers to them.
+        outer: constants and other tensors that do not depend on the image, by name; the body refers to them.
 
     Returns:
         One tensor [Q, …] for each wanted output, under its name.
@@ -32,35 +32,40 @@ def per_query_tail(
     inner: dict[str, gs.Tensor] = {}
     body: list[gs.Node] = []
     slices = []
-    axis = network.constant("per_query/axis", np.zeros(1, np.int64))
-    for tensor in carried:
-        piece = gs.Variable(f"{tensor.name}/query", tensor.dtype)
-        inner[tensor.name] = gs.Variable(f"{tensor.name}/one", tensor.dtype)
-        body.append(gs.Node("Unsqueeze", inner[tensor.name].name, {}, [piece, axis], [inner[tensor.name]]))
+    axis = network.constant(emitter.unique("per_query/axis"), np.zeros(1, np.int64))
+    for name, tensor in carried.items():
+        piece = gs.Variable(emitter.unique(f"{name}/query"), tensor.dtype)
+        inner[name] = gs.Variable(emitter.unique(f"{name}/one"), tensor.dtype)
+        body.append(gs.Node("Unsqueeze", inner[name].name, {}, [piece, axis], [inner[name]]))
         slices.append(piece)
     for node in nodes:
         inputs = [_resolve(t, inner, outer) for t in node.inputs]
-        outputs = [gs.Variable(f"{t.name}/one" if t.name else "", t.dtype) for t in node.outputs]
+        outputs = [gs.Variable(emitter.unique(f"{t.name}/one") if t.name else "", t.dtype) for t in node.outputs]
         inner.update({t.name: o for t, o in zip(node.outputs, outputs, strict=True)})
         body.append(node.copy(inputs=inputs, outputs=outputs, tensor_map={**outer, **inner}))
     results = []
     for output in wanted:
         one = inner[output.name]
         if list(output.shape[:1]) == [1]:  # the leading 1 of a single image becomes the axis of queries
-            squeezed = gs.Variable(f"{output.name}/squeezed", output.dtype)
+            squeezed = gs.Variable(emitter.unique(f"{output.name}/squeezed"), output.dtype)
             body.append(gs.Node("Squeeze", squeezed.name, {}, [one, axis], [squeezed]))
             one = squeezed
+        one.shape = list(query_shape(output))  # Scan stacks nothing of unknown rank
         results.append(one)
     stacked = [gs.Variable(t.name, t.dtype) for t in wanted]
     graph = gs.Graph(body, slices, results, name="one_query")
     attrs = {"body": graph, "num_scan_inputs": len(slices)}
-    emitter.nodes.append(gs.Node("Scan", "per_query", attrs, list(carried), stacked))
+    emitter.nodes.append(gs.Node("Scan", "per_query", attrs, list(carried.values()), stacked))
     return stacked
 
 
+def query_shape(output: gs.Variable) -> tuple[int | None, ...]:
+    """One query's share of a model output: its shape for one image, without a leading 1."""
+    shape = tuple(d if isinstance(d, int) else None for d in output.shape)
+    return shape[1:] if shape[:1] == (1,) else shape
+
+
 def _resolve(tensor: gs.Tensor, inner: dict[str, gs.Tensor], outer: dict[str, gs.Tensor]) -> gs.Tensor:
-    if tensor.name in inner:
-        return inner[tensor.name]
-    if isinstance(tensor, gs.Constant) or network.is_absent(tensor):
+    if network.is_absent(tensor):
         return tensor.copy()
-    return outer[tensor.name]
+    return inner[tensor.name] if tensor.name in inner else outer[tensor.name]

@@ -13,10 +13,11 @@ from krypton_onnx.errors import KryptonError
 from krypton_onnx.passes import network
 from krypton_onnx.passes.batch_axes import lost_batch_axes
 from krypton_onnx.passes.build_base import base_peak, build_base
-from krypton_onnx.passes.build_incremental import build_incremental, query_shape
+from krypton_onnx.passes.build_incremental import build_incremental
 from krypton_onnx.passes.load import load
 from krypton_onnx.passes.network import Network, static_shape
 from krypton_onnx.passes.normalize import fold_batch_norm, fold_zero_pads, free_reshapes, remove_inference_noops
+from krypton_onnx.passes.per_query import query_shape
 from krypton_onnx.passes.planner import Layout, batch_for, plan_layout
 from krypton_onnx.passes.regions import Regions, analyse_regions
 from krypton_onnx.passes.static_shapes import static_shapes

@@ -13,6 +13,7 @@ import onnx_graphsurgeon as gs
 
 from krypton_onnx import geometry
 from krypton_onnx.geometry import Program, Sliding, Step, unchanged
+from krypton_onnx.passes import network
 from krypton_onnx.passes.flops import flops_per_cell
 from krypton_onnx.passes.network import Network, describe, static_shape
 from krypton_onnx.passes.operators import WindowRule
@@ -184,7 +185,16 @@ def _views(net: Network, regions: Regions, rules: dict[str, WindowRule], window_
     for name, readers in reads.items():
         _, channels, rows, cols = static_shape(tensors[name]) or (0, 0, 0, 0)
         dtype = np.dtype(tensors[name].dtype).name
-        view = View(f"{name}/view", name, window_of.get(name), rows, cols, channels, dtype, tuple(readers))
+        view = View(
+            network.fresh_name(net.graph, f"{name}/view"),
+            name,
+            window_of.get(name),
+            rows,
+            cols,
+            channels,
+            dtype,
+            tuple(readers),
+        )
         views.append(view)
     return tuple(views)
 

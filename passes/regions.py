@@ -6,7 +6,7 @@ import onnx_graphsurgeon as gs
 
 from krypton_onnx import geometry
 from krypton_onnx.geometry import Program, Step, unchanged
-from krypton_onnx.passes.network import Network, describe, static_shape
+from krypton_onnx.passes.network import Network, describe, outputs, static_shape
 from krypton_onnx.passes.operators import NoRule, WindowRule, window_rule
 
 
@@ -71,7 +71,7 @@ def analyse_regions(net: Network) -> Regions:
         if not reached:
             continue
         state = _state_after(node, reached, frozenset(states), program, rules)
-        states.update({t.name: state for t in node.outputs})
+        states.update({t.name: state for t in outputs(node)})
     return Regions(tuple(program), states, rules)
 
 

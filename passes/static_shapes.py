@@ -43,9 +43,10 @@ def static_shapes(net: Network) -> Network:
 
 
 def _refuse_random(graph: gs.Graph) -> None:
-    for node in graph.nodes:
-        if node.op in _RANDOM:
-            raise KryptonError(f"The {describe(node)} draws random numbers, so that no exact heatmap exists.")
+    for scope in (graph, *graph.subgraphs(recursive=True)):
+        for node in scope.nodes:
+            if node.op in _RANDOM:
+                raise KryptonError(f"The {describe(node)} draws random numbers, so that no exact heatmap exists.")
 
 
 # -------------------------------------------------------------------------------------------------- padding
@@ -87,7 +88,10 @@ def _explicit_padding(graph: gs.Graph) -> bool:
         rewritten |= _spell_out_ceil_mode(node, stated, shape[2:])
         if node.op == "AveragePool":
             rewritten |= _uniform_divisor(graph, node, stated, shape[2:])
-        extents = tuple(w.extent(n) for n, w in zip(shape[2:], sliding_axes(node, kernel), strict=True))
+        explicit = sliding_axes(node, kernel)
+        if node.op in POOLS:
+            rewritten |= _legal_padding(graph, node)
+        extents = tuple(w.extent(n) for n, w in zip(shape[2:], explicit, strict=True))
         if min(extents) < 1:
             raise KryptonError(f"The {describe(node)} has a kernel larger than its padded input {list(shape)}.")
         changed |= rewritten
@@ -127,27 +131,52 @@ def _uniform_divisor(graph: gs.Graph, node: gs.Node, stated: tuple[Sliding, ...]
     count_include_pad, those of the input and of the padding that the model states, but not of what ceil_mode
     adds. One map ``kernel cells / divisor`` covers all of it, and a window of it is read like any constant.
     """
-    if node.attrs.get("dilations", [1]) != [1] * len(node.attrs.get("dilations", [1])):
-        return False
     include = bool(node.attrs.get("count_include_pad", 0))
     explicit = sliding_axes(node, tuple(node.attrs["kernel_shape"]))
     if include and explicit == stated:
         return False
     divisor = np.ones((1, 1, *(1 for _ in extents)))
-    for axis, (size, now, then) in enumerate(zip(extents, explicit, stated, strict=True)):
-        counted = geometry.cells_inside(size, now, then if include else Sliding())
+    dilations = node.attrs.get("dilations", [1] * len(extents))
+    for axis, (size, now, then, dilation) in enumerate(zip(extents, explicit, stated, dilations, strict=True)):
+        counted = geometry.cells_inside(size, now, dilation, then if include else Sliding())
         divisor = divisor * np.expand_dims(counted, [a for a in range(len(extents) + 2) if a != axis + 2])
     node.attrs["count_include_pad"] = 1
     factor = math.prod(node.attrs["kernel_shape"]) / divisor
     if np.all(factor == 1):
         return not include
     averaged = node.outputs[0]
-    raw = gs.Variable(f"{averaged.name}/whole_kernel", dtype=averaged.dtype)
+    raw = gs.Variable(network.fresh_name(graph, f"{averaged.name}/whole_kernel"), dtype=averaged.dtype)
     node.outputs = [raw]
-    scale = network.constant(f"{averaged.name}/divisor", factor.astype(averaged.dtype))
+    scale = network.constant(network.fresh_name(graph, f"{averaged.name}/divisor"), factor.astype(averaged.dtype))
     correction = gs.Node("Mul", f"{node.name}/divisor", inputs=[raw, scale], outputs=[averaged])
     graph.nodes.insert(_position(graph, node) + 1, correction)
     return True
+
+
+def _legal_padding(graph: gs.Graph, node: gs.Node) -> bool:
+    """Give padding that is as large as a pooling kernel, which runtimes refuse, to a Pad in front.
+
+    It comes from ceil_mode with dilations: the last window starts inside the input and looks far beyond.
+    """
+    kernel, pads = node.attrs["kernel_shape"], node.attrs.get("pads", [])
+    if all(pad < k for pad, k in zip(pads, [*kernel, *kernel], strict=False)):
+        return False
+    source, half = node.inputs[0], len(kernel)
+    dtype = np.dtype(source.dtype)
+    fill = np.zeros((), dtype) if node.op != "MaxPool" else lowest(dtype)
+    name = network.fresh_name(graph, f"{node.outputs[0].name}/padded")
+    padded = gs.Variable(name, dtype=dtype)
+    amounts = network.constant(f"{name}/amounts", np.array([0, 0, *pads[:half], 0, 0, *pads[half:]], np.int64))
+    pad = gs.Node("Pad", name, inputs=[source, amounts, network.constant(f"{name}/fill", fill)], outputs=[padded])
+    graph.nodes.insert(_position(graph, node), pad)
+    node.inputs[0] = padded
+    node.attrs["pads"] = [0] * len(pads)
+    return True
+
+
+def lowest(dtype: np.dtype[np.generic]) -> Array:
+    """The lowest finite number of a type, which a maximum over other numbers never is."""
+    return np.array(np.iinfo(dtype).min if dtype.kind in "iu" else np.finfo(dtype).min, dtype)
 
 
 def _position(graph: gs.Graph, node: gs.Node) -> int:
