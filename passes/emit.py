@@ -62,11 +62,12 @@ class Emitter:
         yield
         self._scope = outer
 
-    def constant(self, value: Array, name: str = "constant") -> gs.Constant:
-        """A constant, one for equal values."""
+    def constant(self, value: Array, name: str | None = None) -> gs.Constant:
+        """A constant, one for equal values; by default named after them, as in ``int32/-1`` and ``int64/1_2``."""
         key = (value.dtype.str, value.shape, value.tobytes())
         if key not in self._constants:
-            self._constants[key] = network.constant(self.unique(name), value)
+            numbers = "_".join(str(number) for number in value.reshape(-1))
+            self._constants[key] = network.constant(self.unique(name or f"{value.dtype}/{numbers}"), value)
         return self._constants[key]
 
     def unique(self, name: str) -> str:

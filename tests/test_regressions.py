@@ -1,0 +1,377 @@
+"""Models that once went wrong, or that only ONNX's dark corners hold: each is exact, or refused with a reason."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from nets import Net
+from onnx import TensorProto, helper
+from twin import FLOAT, Twin, average, normal, probe, small_net, twin
+
+import krypton_onnx as kx
+
+node = helper.make_node
+CONV = node("Conv", ["image", "w"], ["c"], pads=[1, 1, 1, 1])
+ANY = (FLOAT, None)
+LOGITS = {"y": (FLOAT, ["N", 4])}
+"""Declared, as exporters do: where inference gets stuck, only this says that there are two axes."""
+
+W = {"w": normal(4, 3, 3, 3)}
+
+
+def subgraph(name: str, *nodes: onnx.NodeProto, inputs: tuple[onnx.ValueInfoProto, ...] = ()) -> onnx.GraphProto:
+    result = helper.make_tensor_value_info(nodes[-1].output[0], FLOAT, None)
+    return helper.make_graph(list(nodes), name, list(inputs), [result])
+
+
+def condition(result: str, name: str, factor: str, condition: str = "yes") -> onnx.NodeProto:
+    """If: name · factor, else name + factor."""
+    return node(
+        "If",
+        [condition],
+        [result],
+        then_branch=subgraph("then", node("Mul", [name, factor], [f"{result}/then"])),
+        else_branch=subgraph("else", node("Add", [name, factor], [f"{result}/else"])),
+    )
+
+
+def loop(result: str, name: str) -> onnx.NodeProto:
+    """Three rounds of y ← tanh(y) + name, with the image-dependent `name` from outside."""
+    body = helper.make_graph(
+        [
+            node("Identity", ["go"], ["go_on"]),
+            node("Tanh", ["y_in"], ["bent"]),
+            node("Add", ["bent", name], ["y_out"]),
+        ],
+        "body",
+        [
+            helper.make_tensor_value_info("i", TensorProto.INT64, []),
+            helper.make_tensor_value_info("go", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("y_in", FLOAT, None),
+        ],
+        [
+            helper.make_tensor_value_info("go_on", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("y_out", FLOAT, None),
+        ],
+    )
+    return node("Loop", ["rounds", "yes", name], [result], body=body)
+
+
+YES = {"yes": np.array(True)}
+LOOP = {**YES, "rounds": np.array(3)}
+FACTOR = {"k": normal(4, 1, 1)}
+
+EXACT: dict[str, tuple[list[onnx.NodeProto], dict[str, Any], dict[str, Any]]] = {
+    # The body of the per-query Scan once read all queries' maps instead of its own.
+    "windowed map into a lost axis": (
+        [
+            CONV,
+            node("Reshape", ["c", "rows"], ["r"]),
+            node("ReduceMax", ["r"], ["m"], axes=[1], keepdims=0),
+            node("Reshape", ["m", "back"], ["y"]),
+        ],
+        {**W, "rows": np.array([4, -1]), "back": np.array([1, 4])},
+        {},
+    ),
+    # Indices count across the batch: those of the second query begin where those of the first end.
+    "MaxPool with indices": (
+        [
+            CONV,
+            node("MaxPool", ["c"], ["p", "at"], kernel_shape=[2, 2]),
+            node("Cast", ["at"], ["f"], to=FLOAT),
+            node("Mul", ["f", "small"], ["g"]),
+            node("Add", ["p", "g"], ["s"]),
+            *average("s", "y"),
+        ],
+        {**W, "small": np.float32(1e-3)},
+        {},
+    ),
+    "MaxPool indices as an output": (
+        [CONV, node("MaxPool", ["c"], ["p", "at"], kernel_shape=[2, 2], strides=[2, 2]), *average("p", "y")],
+        W,
+        {"outputs": {"y": (FLOAT, None), "at": (TensorProto.INT64, None)}},
+    ),
+    "Flatten from axis -4": (
+        [CONV, node("GlobalAveragePool", ["c"], ["g"]), node("Flatten", ["g"], ["y"], axis=-4)],
+        W,
+        {},
+    ),
+    "Flatten from axis -3": (
+        [CONV, node("GlobalMaxPool", ["c"], ["g"]), node("Flatten", ["g"], ["y"], axis=-3)],
+        W,
+        {},
+    ),
+    # onnx's shape inference gives 9 × 9 here below opset 22, ONNX Runtime 8 × 8.
+    "ceil_mode where onnx and ONNX Runtime disagree": (
+        [
+            CONV,
+            node("MaxPool", ["c"], ["p"], kernel_shape=[2, 2], strides=[2, 2], pads=[1, 1, 1, 1], ceil_mode=1),
+            node("Conv", ["p", "w2"], ["d"], pads=[1, 1, 1, 1]),
+            *average("d", "y"),
+        ],
+        {**W, "w2": normal(4, 4, 3, 3)},
+        {"inputs": {"image": ["N", 3, 15, 15]}},
+    ),
+    # The end padding that ceil_mode amounts to may be as large as the kernel, which ONNX Runtime refuses when stated.
+    "ceil_mode of a dilated MaxPool": (
+        [
+            CONV,
+            node("MaxPool", ["c"], ["p"], kernel_shape=[2, 2], dilations=[3, 3], strides=[3, 3], ceil_mode=1),
+            *average("p", "y"),
+        ],
+        W,
+        {"inputs": {"image": ["N", 3, 17, 17]}},
+    ),
+    "ceil_mode of a dilated AveragePool that counts its padding": (
+        [
+            CONV,
+            node(
+                "AveragePool",
+                ["c"],
+                ["p"],
+                kernel_shape=[3, 3],
+                dilations=[2, 1],
+                strides=[2, 2],
+                pads=[1, 1, 1, 1],
+                ceil_mode=1,
+                count_include_pad=1,
+            ),
+            *average("p", "y"),
+        ],
+        W,
+        {"opset": 19},
+    ),
+    "two of them joined": (
+        [
+            CONV,
+            node("MaxPool", ["c"], ["p"], kernel_shape=[2, 2], strides=[2, 2], pads=[1, 1, 1, 1], ceil_mode=1),
+            node("AveragePool", ["c"], ["q"], kernel_shape=[2, 2], strides=[2, 2], pads=[1, 1, 1, 1], ceil_mode=1),
+            node("Concat", ["p", "q"], ["d"], axis=1),
+            *average("d", "y"),
+        ],
+        W,
+        {"inputs": {"image": ["N", 3, 15, 15]}},
+    ),
+    "If on outer tensors": ([CONV, condition("i", "c", "k"), *average("i", "y")], {**W, **YES, **FACTOR}, {}),
+    "If on a large constant": (
+        [CONV, condition("i", "c", "k"), *average("i", "y")],
+        {**W, **YES, "k": normal(4, 16, 16)},
+        {},
+    ),
+    "If on what folding would remove": (
+        [
+            CONV,
+            node("Dropout", ["c"], ["d"]),
+            node("BatchNormalization", ["c", "s", "s", "s", "v"], ["n"]),
+            condition("i", "d", "k"),
+            condition("j", "c", "k"),
+            node("Sum", ["i", "j", "n"], ["t"]),
+            *average("t", "y"),
+        ],
+        {**W, **YES, **FACTOR, "s": normal(4), "v": np.ones(4, np.float32)},
+        {},
+    ),
+    "If that the image decides": (
+        [
+            CONV,
+            node("ReduceMean", ["c"], ["m"], keepdims=0),
+            node("Less", ["m", "zero"], ["negative"]),
+            condition("i", "c", "k", "negative"),
+            *average("i", "y"),
+        ],
+        {**W, **FACTOR, "zero": np.float32(0)},
+        {},
+    ),
+    "If on another input alone": (
+        [
+            CONV,
+            node("Sigmoid", ["given"], ["s"]),
+            condition("i", "s", "k"),
+            node("Mul", ["c", "i"], ["t"]),
+            *average("t", "y"),
+        ],
+        {**W, **YES, **FACTOR},
+        {"inputs": {"image": ["N", 3, 16, 16], "given": [4, 1, 1]}},
+    ),
+    "Loop on outer tensors": ([CONV, loop("l", "c"), *average("l", "y")], {**W, **LOOP}, {"outputs": LOGITS}),
+    "GRU whose first output is omitted, and a Clip without a lower bound": (
+        [
+            CONV,
+            node("Clip", ["c", "", "high"], ["b"]),
+            node("ReduceMean", ["b"], ["m"], axes=[3], keepdims=0),
+            node("Transpose", ["m"], ["t"], perm=[2, 0, 1]),
+            node("GRU", ["t", "wx", "wh"], ["", "h"], hidden_size=5),
+            node("Squeeze", ["h", "first"], ["y"]),
+        ],
+        {**W, "high": np.float32(0.5), "wx": normal(1, 15, 4), "wh": normal(1, 15, 5), "first": np.array([0])},
+        {},
+    ),
+    "outputs that do not depend on the image": (
+        [CONV, *average("c", "y"), node("Relu", ["given"], ["z"]), node("Neg", ["k"], ["n"])],
+        {**W, "k": normal(5)},
+        {"inputs": {"image": ["N", 3, 16, 16], "given": [7, 3]}, "outputs": {"y": ANY, "z": ANY, "n": ANY}},
+    ),
+    "a weight as an output": ([CONV, *average("c", "y")], W, {"outputs": {"y": ANY, "w": ANY}}),
+    "the image as an output": (
+        [CONV, *average("c", "y"), node("Identity", ["image"], ["z"])],
+        W,
+        {"outputs": {"y": ANY, "z": ANY}},
+    ),
+    "a map and its average": ([CONV, *average("c", "y")], W, {"outputs": {"y": ANY, "c": ANY}}),
+    "a batch of two as exported": ([CONV, *average("c", "y")], W, {"inputs": {"image": [2, 3, 16, 16]}}),
+    "tensors called like inputs of the incremental graph": (
+        [
+            node("Conv", ["image", "patch_content"], ["origins"], pads=[1, 1, 1, 1]),
+            node("Conv", ["origins", "view_rows"], ["window_sizes"], pads=[1, 1, 1, 1]),
+            *average("window_sizes", "y"),
+        ],
+        {"patch_content": normal(4, 3, 3, 3), "view_rows": normal(4, 4, 3, 3)},
+        {},
+    ),
+    "tensors called like parts of the incremental graph": (
+        [
+            node("Conv", ["image", "w"], ["image/view"], pads=[1, 1, 1, 1]),
+            node("Conv", ["image/view", "w2"], ["image/view/view"], pads=[1, 1, 1, 1]),
+            node("Add", ["image/view", "image/view/view"], ["image/overlay"]),
+            *average("image/overlay", "y"),
+        ],
+        {**W, "w2": normal(4, 4, 3, 3)},
+        {},
+    ),
+    "an operator of another domain": (
+        [CONV, node("Gelu", ["c"], ["g"], domain="com.microsoft"), *average("g", "y")],
+        W,
+        {"domains": ["com.microsoft"], "outputs": LOGITS},
+    ),
+    "a wholly padded pooling window": (
+        [
+            CONV,
+            node("Sub", ["c", "far"], ["s"]),
+            node("MaxPool", ["s"], ["p"], kernel_shape=[5, 5], strides=[3, 3], pads=[4, 4, 4, 4]),
+            *average("p", "y"),
+        ],
+        {**W, "far": np.float32(100)},
+        {},
+    ),
+    "Pad by minus infinity before MaxPool": (
+        [
+            CONV,
+            node("Pad", ["c", "amounts", "low"], ["b"]),
+            node("MaxPool", ["b"], ["p"], kernel_shape=[3, 3], strides=[2, 2]),
+            *average("p", "y"),
+        ],
+        {**W, "amounts": np.array([0, 0, 1, 1, 0, 0, 1, 1]), "low": np.float32(-np.inf)},
+        {},
+    ),
+    "constants that only folding knows": (
+        [
+            CONV,
+            node("Shape", ["c"], ["extents"]),
+            node("Expand", ["k", "extents"], ["e"]),
+            node("AveragePool", ["e"], ["a"], kernel_shape=[3, 3], pads=[1, 1, 1, 1], count_include_pad=0),
+            node("Add", ["c", "a"], ["t"]),
+            *average("t", "y"),
+        ],
+        {**W, **FACTOR},
+        {},
+    ),
+    "a Slice of the first axis": (
+        [CONV, node("Slice", ["c", "zero", "one", "zero"], ["s"]), *average("s", "y")],
+        {**W, "zero": np.array([0]), "one": np.array([1])},
+        {},
+    ),
+    "a Gather from the first axis": (
+        [
+            CONV,
+            node("Gather", ["c", "zero"], ["g"], axis=0),
+            node("ReduceMean", ["g"], ["y"], axes=[1, 2], keepdims=0),
+        ],
+        {**W, "zero": np.array(0)},
+        {},
+    ),
+    "a product whose rows are channels": (
+        [
+            CONV,
+            node("GlobalAveragePool", ["c"], ["g"]),
+            node("Reshape", ["g", "column"], ["f"]),
+            node("MatMul", ["k", "f"], ["y"]),
+        ],
+        {**W, "column": np.array([4, 1]), "k": normal(5, 4)},
+        {},
+    ),
+    "quantized and back": (
+        [
+            CONV,
+            node("QuantizeLinear", ["c", "step", "zero"], ["q"]),
+            node("DequantizeLinear", ["q", "step", "zero"], ["d"]),
+            *average("d", "y"),
+        ],
+        {**W, "step": np.float32(0.05), "zero": np.uint8(128)},
+        {},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", EXACT)
+def test_is_exact(name: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    nodes, weights, options = EXACT[name]
+    net = Net(small_net(nodes, weights, **options), (3, *options.get("inputs", {"image": [16, 16]})["image"][-2:]))
+    for patch in [(2, 2), (9, 5)]:
+        pair = twin(net, tmp_path, patch)
+        assert_exact(pair, patch)
+    printed = capfd.readouterr()
+    assert printed.out + printed.err == ""
+
+
+def assert_exact(pair: Twin, patch: tuple[int, int]) -> None:
+    rng = np.random.default_rng(0)
+    checks = [
+        check for size in (patch, (1, 1), (4, 3)) for check in pair.check(probe(rng, pair.base.image.shape, size, 20))
+    ]
+    assert [c for c in checks if not c.exact] == []
+    assert max(c.moved for c in checks) > 1e-3
+
+
+REFUSED: dict[str, tuple[list[onnx.NodeProto], dict[str, Any], str]] = {
+    "random numbers": ([CONV, node("RandomNormalLike", ["c"], ["r"]), *average("r", "y")], W, "random"),
+    "random numbers in an If": (
+        [
+            CONV,
+            node(
+                "If",
+                ["yes"],
+                ["i"],
+                then_branch=subgraph("then", node("RandomNormalLike", ["c"], ["r"])),
+                else_branch=subgraph("else", node("Relu", ["c"], ["e"])),
+            ),
+            *average("i", "y"),
+        ],
+        {**W, **YES},
+        "random",
+    ),
+    "Dropout in training mode": (
+        [CONV, node("Dropout", ["c", "ratio", "yes"], ["d"]), *average("d", "y")],
+        {**W, **YES, "ratio": np.float32(0.5)},
+        "training mode",
+    ),
+    "BatchNormalization in training mode": (
+        [
+            CONV,
+            node("BatchNormalization", ["c", "s", "s", "s", "v"], ["n", "mean", "variance"], training_mode=1),
+            *average("n", "y"),
+        ],
+        {**W, "s": normal(4), "v": np.ones(4, np.float32)},
+        "training mode",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_is_refused(name: str, tmp_path: Path) -> None:
+    nodes, weights, reason = REFUSED[name]
+    onnx.save(small_net(nodes, weights), tmp_path / "net.onnx")
+    with pytest.raises(kx.KryptonError, match=reason):
+        kx.compile(tmp_path / "net.onnx", patch=2)
+    assert [p.name for p in tmp_path.iterdir()] == ["net.onnx"]
