@@ -1,0 +1,172 @@
+"""The driver: memory, threads, batches, and what it refuses."""
+
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+import krypton_onnx as kx
+from krypton_onnx import models
+from krypton_onnx.runtime.batches import plan_batches
+from krypton_onnx.runtime.memory import batch_size
+
+
+@pytest.fixture(scope="module")
+def artifact(tmp_path_factory):
+    path = tmp_path_factory.mktemp("session") / "squeezenet.onnx"
+    onnx.save(models.build("squeezenet1_1", input_size=160), path)
+    return kx.compile(path, patch=16, verify=False)
+
+
+@pytest.fixture(scope="module")
+def image(artifact):
+    return np.random.default_rng(0).standard_normal(artifact.plan.image.shape).astype(np.float32)
+
+
+def test_a_budget_chooses_the_batch(artifact):
+    plan = artifact.plan
+    whole = batch_size(plan, plan.patch, None)
+    sizes = [batch_size(plan, plan.patch, budget) for budget in (30_000_000, 40_000_000, 10**10)]
+    assert 1 <= sizes[0] < sizes[1] < sizes[2] == whole
+    # a larger patch needs larger windows
+    assert batch_size(plan, (96, 96), 30_000_000) < sizes[0]
+
+
+def test_too_small_a_budget_says_what_is_needed(artifact):
+    with pytest.raises(kx.KryptonError, match=r"needs (\d+(\.\d+)?) MB") as refusal:
+        kx.Session(artifact, memory_budget=1_000_000)
+    needed = float(str(refusal.value).split("needs ")[1].split(" MB")[0])
+    assert batch_size(artifact.plan, artifact.plan.patch, int(needed * 1.01e6)) == 1
+
+
+PEAK = """
+import sys, threading, time
+import numpy as np
+import krypton_onnx as kx
+
+def anonymous():
+    with open("/proc/self/status") as status:
+        return next(int(line.split()[1]) * 1024 for line in status if line.startswith("RssAnon"))
+
+session = kx.Session(sys.argv[1], memory_budget=int(sys.argv[2]))
+image = np.random.default_rng(0).standard_normal(session.plan.image.shape).astype(np.float32)
+before, peak, done = anonymous(), 0, False
+
+def watch():
+    global peak
+    while not done:
+        peak = max(peak, anonymous())
+        time.sleep(0.001)
+
+watcher = threading.Thread(target=watch)
+watcher.start()
+session.explain(image, stride=16, progress=False)
+done = True
+watcher.join()
+print(peak - before)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+@pytest.mark.parametrize("budget", [30_000_000, 60_000_000])
+def test_memory_stays_within_the_budget(artifact, budget):
+    command = [sys.executable, "-c", PEAK, str(artifact.folder), str(budget)]
+    run = subprocess.run(
+        command, capture_output=True, text=True, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
+    used = int(run.stdout)
+    # a tenth at least, or the measurement saw nothing
+    assert budget / 10 < used <= budget
+
+
+def test_threads_share_a_session(artifact, image):
+    session = kx.Session(artifact)
+    base = session.materialize(image)
+    origins = np.stack(np.meshgrid(np.arange(0, 145, 48), np.arange(0, 145, 48)), axis=-1).reshape(-1, 2)
+    contents = np.random.default_rng(1).standard_normal((4, 3, 16, 16)).astype(np.float32)
+    alone = [session.infer(base, origins, content)["logits"] for content in contents]
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(lambda content: session.infer(base, origins, content)["logits"], contents))
+    for one, other in zip(alone, together, strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert not np.array_equal(alone[0], alone[1])
+
+
+def test_no_queries_give_empty_outputs(artifact, image):
+    outputs = kx.Session(artifact).infer(image, np.empty((0, 2), np.int64), np.zeros((3, 4, 4), np.float32))
+    assert outputs["logits"].shape == (0, 1000)
+
+
+def test_batches_hold_every_query_once_and_one_class_each(artifact):
+    plan = artifact.plan
+    origins = np.stack(np.meshgrid(np.arange(0, 145, 4), np.arange(0, 145, 4), indexing="ij"), axis=-1).reshape(-1, 2)
+    batches = list(plan_batches(plan, origins, (16, 16), 16))
+    assert sorted(np.concatenate([b.queries for b in batches]).tolist()) == list(range(len(origins)))
+    assert max(len(b.queries) for b in batches) == 16
+    assert len({b.window_sizes.tobytes() for b in batches}) > 4
+    for batch in batches:
+        np.testing.assert_array_equal(batch.origins, origins[batch.queries])
+        for view, (first, stop) in zip(plan.views, batch.bands, strict=True):
+            assert 0 <= first < stop <= view.rows
+    # neighbours are together, so that early views are fed in narrow bands
+    image_view = [v.window for v in plan.views].index(None)
+    assert (
+        np.median([stop - first for first, stop in (b.bands[image_view] for b in batches)])
+        < plan.views[image_view].rows / 2
+    )
+
+
+@pytest.mark.parametrize(
+    ("origins", "content", "message"),
+    [
+        ([[0.5, 1]], (3, 4, 4), "integers"),
+        ([[0, 0, 0]], (3, 4, 4), "integers"),
+        ([[157, 0]], (3, 4, 4), "leaves"),
+        ([[0, -1]], (3, 4, 4), "leaves"),
+        ([[0, 0]], (1, 4, 4), "patch_content"),
+        ([[0, 0]], (3, 161, 4), "does not fit"),
+        ([[0, 0], [1, 1]], (3, 3, 4, 4), "3 queries"),
+        ([[0, 0]], (3, 0, 4), "patch_content"),
+    ],
+)
+def test_refuses_queries_that_do_not_fit(artifact, image, origins, content, message):
+    with pytest.raises(kx.KryptonError, match=message):
+        kx.Session(artifact).infer(image, np.array(origins), np.zeros(content, np.float32))
+
+
+def test_refuses_images_that_do_not_fit(artifact, image):
+    session = kx.Session(artifact)
+    for wrong, message in [
+        (image[:2], "shape"),
+        (image.astype(np.complex64), "type"),
+        (np.where(image > 3, np.nan, image), "finite"),
+    ]:
+        with pytest.raises(kx.KryptonError, match=message):
+            session.materialize(wrong)
+    with pytest.raises(kx.KryptonError, match="unknown: mask"):
+        session.materialize(image, {"mask": image})
+
+
+def test_progress_is_silent_unless_wanted(artifact, image, capfd):
+    session = kx.Session(artifact)
+    session.explain(image, stride=48)
+    assert capfd.readouterr() == ("", "")
+    session.explain(image, stride=48, progress=True)
+    assert "query" in capfd.readouterr().err
+
+
+def test_unknown_provider(artifact):
+    with pytest.raises(kx.KryptonError, match="NoSuchProvider"):
+        kx.Session(artifact, providers=["NoSuchProvider"])
+
+
+def test_session_takes_a_path(artifact, image):
+    heatmap = kx.Session(Path(artifact.folder)).explain(image, target=[1, 2], patch=(8, 32), stride=(40, 60))
+    assert heatmap.scores.shape == (2, *heatmap.origins.shape[:2])
+    assert heatmap.record["patch"] == [8, 32]
+    assert heatmap.drop.dtype == np.float32
