@@ -119,7 +119,8 @@ def cells_inside(size: int, window: Sliding, dilation: int = 1, counted: Sliding
     """
     begin = np.arange(window.extent(size)) * window.stride - window.pad
     looked_at = begin[:, None] + np.arange(0, window.span, dilation)
-    return ((looked_at >= -counted.pad) & (looked_at < size + counted.pad_end)).sum(axis=1)
+    inside: NDArray[np.int64] = ((looked_at >= -counted.pad) & (looked_at < size + counted.pad_end)).sum(axis=1)
+    return inside
 
 
 # --------------------------------------------------------------------------------------- region programs

@@ -6,6 +6,7 @@ layers, and onnx's inference computes some ceil_mode extents differently from ON
 """
 
 import math
+from typing import Any
 
 import numpy as np
 import onnx
@@ -174,7 +175,7 @@ def _legal_padding(graph: gs.Graph, node: gs.Node) -> bool:
     return True
 
 
-def lowest(dtype: np.dtype[np.generic]) -> Array:
+def lowest(dtype: np.dtype[Any]) -> Array:
     """The lowest finite number of a type, which a maximum over other numbers never is."""
     return np.array(np.iinfo(dtype).min if dtype.kind in "iu" else np.finfo(dtype).min, dtype)
 
