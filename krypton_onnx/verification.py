@@ -1,7 +1,7 @@
 """Verification: incremental answers against the unmodified model, by the definition of exact.
 
 For every output and every query, with ``full`` the source model on the occluded image, ``base`` on the plain one, and
-``noise`` the largest difference that ONNX Runtime's own graph optimisation makes on those images::
+``noise`` the largest difference that ONNX Runtime's own graph optimisation makes on those images (`noise_of`)::
 
     |incremental − full| ≤ 1e-5 · max(1, max|full|)   and   ≤ max(0.01 · max|full − base|, 4 · noise)
 
@@ -27,6 +27,9 @@ from krypton_onnx.runtime.session import Session
 RELATIVE = 1e-5
 OF_MOVEMENT = 0.01
 OF_NOISE = 4.0
+ROUNDING = 8 * float(np.finfo(np.float32).eps)
+"""Least noise, as a share of the output's largest value. It decides only about queries that move an output by less
+than a two-thousandth of its size. Measured: without it, 3 of 149 random networks fail by float rounding alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +54,22 @@ class OutputCheck:
     def exact(self) -> bool:
         """Whether every query is within the definition."""
         return self.share <= 1.0
+
+
+def noise_of(optimised: Array, unoptimised: Array) -> float:
+    """How far ONNX Runtime's answers for the same images differ, whatever we do.
+
+    At least `ROUNDING` of the output's size: a batch is summed in another order than one image, which two runs of
+    single images need not show.
+
+    Args:
+        optimised: [Q, …], from the source model with all graph optimisation.
+        unoptimised: [Q, …], with none.
+    """
+    if optimised.dtype.kind not in "fc" or not optimised.size:
+        return 0.0
+    a, b = optimised.astype(np.float64), unoptimised.astype(np.float64)
+    return max(float(np.abs(a - b).max()), ROUNDING * float(np.abs(a).max()))
 
 
 def check_output(
@@ -185,7 +204,7 @@ def verify(
             np.concatenate(incremental[info.name]),
             np.concatenate(full[info.name]),
             base_full[info.name][0],
-            _difference(np.concatenate(full[info.name]), np.concatenate(plain[info.name])),
+            noise_of(np.concatenate(full[info.name]), np.concatenate(plain[info.name])),
             low_precision="float16" in (info.dtype, plan.image.dtype),
         )
         for info in plan.outputs
@@ -195,12 +214,6 @@ def verify(
 def _append(collected: dict[str, list[Array]], outputs: dict[str, Array]) -> None:
     for name, values in outputs.items():
         collected.setdefault(name, []).append(values)
-
-
-def _difference(a: Array, b: Array) -> float:
-    if a.dtype.kind not in "fc":
-        return 0.0
-    return float(np.abs(a.astype(np.float64) - b.astype(np.float64)).max(initial=0))
 
 
 def _probes(rng: np.random.Generator, plan: Plan, queries: int) -> list[Probe]:

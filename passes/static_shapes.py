@@ -136,6 +136,9 @@ def _uniform_divisor(graph: gs.Graph, node: gs.Node, stated: tuple[Sliding, ...]
     explicit = sliding_axes(node, tuple(node.attrs["kernel_shape"]))
     if include and explicit == stated:
         return False
+    # ONNX Runtime would fuse a Pad into a pooling that counts its padding, and then refuse the sum of both.
+    if not include and any(producer.op == "Pad" for producer in node.inputs[0].inputs):
+        return False
     divisor = np.ones((1, 1, *(1 for _ in extents)))
     dilations = node.attrs.get("dilations", [1] * len(extents))
     for axis, (size, now, then, dilation) in enumerate(zip(extents, explicit, stated, dilations, strict=True)):

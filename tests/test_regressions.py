@@ -265,6 +265,17 @@ EXACT: dict[str, tuple[list[onnx.NodeProto], dict[str, Any], dict[str, Any]]] = 
         {**W, "amounts": np.array([0, 0, 1, 1, 0, 0, 1, 1]), "low": np.float32(-np.inf)},
         {},
     ),
+    # ONNX Runtime fuses a Pad into a pooling that counts its padding, and refuses more padding than kernel.
+    "Pad before an AveragePool that does not count its padding": (
+        [
+            CONV,
+            node("Pad", ["c", "amounts"], ["b"]),
+            node("AveragePool", ["b"], ["p"], kernel_shape=[3, 3], pads=[1, 1, 1, 1], count_include_pad=0),
+            *average("p", "y"),
+        ],
+        {**W, "amounts": np.array([0, 0, 2, 2, 0, 0, 2, 2])},
+        {},
+    ),
     "constants that only folding knows": (
         [
             CONV,

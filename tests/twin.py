@@ -15,13 +15,9 @@ from onnx import TensorProto, helper, numpy_helper
 
 import krypton_onnx as kx
 from krypton_onnx.runtime.base import Base
-from krypton_onnx.verification import OutputCheck, Probe, Source, check_output
+from krypton_onnx.verification import OutputCheck, Probe, Source, check_output, noise_of
 
 FLOAT = TensorProto.FLOAT
-
-ROUNDING = 8 * float(np.finfo(np.float32).eps)
-"""Share of an output's size that ONNX Runtime's rounding alone may make: it sums a batch in another order than one
-image, which the measured noise, of single images, does not show. Decides only about queries that hardly move."""
 
 
 class UnusableError(Exception):
@@ -53,15 +49,9 @@ class Twin:
         if not all(np.isfinite(values).all() for values in full.values()):
             raise UnusableError("not finite")
         return [
-            check_output(name, incremental[name], full[name], base[name][0], noise(full[name], plain[name]))
+            check_output(name, incremental[name], full[name], base[name][0], noise_of(full[name], plain[name]))
             for name in self.outputs
         ]
-
-
-def noise(full: Array, plain: Array) -> float:
-    if full.dtype.kind != "f" or not full.size:
-        return 0.0
-    return max(float(np.abs(full - plain).max()), ROUNDING * float(np.abs(full).max()))
 
 
 def twin(net: Net, folder: Path, patch: tuple[int, int], seed: int = 0) -> Twin:
