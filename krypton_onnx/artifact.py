@@ -139,8 +139,13 @@ def _replace(staging: Path, target: Path) -> None:
     if target.exists():
         aside = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
         os.replace(target, aside / "old")
-        os.replace(staging, target)
-        shutil.rmtree(aside, ignore_errors=True)
+        try:
+            os.replace(staging, target)
+        except OSError:
+            os.replace(aside / "old", target)
+            raise
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
     else:
         os.replace(staging, target)
 

@@ -20,8 +20,8 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from krypton_onnx.artifact import Artifact
-from krypton_onnx.noise import random_images
 from krypton_onnx.plain_model import PlainModel, timed
+from krypton_onnx.random_inputs import random_images
 from krypton_onnx.runtime.base import Outputs
 from krypton_onnx.runtime.engine import quiet_options
 from krypton_onnx.runtime.explain import Pair, grid, pair

@@ -17,8 +17,8 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from krypton_onnx.errors import KryptonError
-from krypton_onnx.noise import random_images
 from krypton_onnx.plan import Plan
+from krypton_onnx.random_inputs import random_images
 from krypton_onnx.runtime.base import Outputs
 from krypton_onnx.runtime.engine import Array, Engine
 

@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 
 from krypton_onnx.artifact import Artifact, file_checksum
 from krypton_onnx.errors import KryptonError
-from krypton_onnx.noise import random_images, random_input
 from krypton_onnx.plan import Plan
+from krypton_onnx.random_inputs import random_images, random_input
 from krypton_onnx.runtime.engine import Array, Engine, quiet_options
 from krypton_onnx.runtime.session import Session
 

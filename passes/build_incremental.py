@@ -182,7 +182,8 @@ class _Builder:
     def _repeated(self, wanted: gs.Variable) -> gs.Variable:
         """An output that does not depend on the image, once a query."""
         one = self._still(wanted)
+        # The output's name belongs to the repeated tensor.
+        one.name = self.emitter.unique(f"{wanted.name}/once")
         if query_shape(wanted) == tuple(wanted.shape):
             one = self.emitter.op("Unsqueeze", one, self.emitter.constant(np.zeros(1, np.int64)))
-        self.full[wanted.name].name = self.emitter.unique(f"{wanted.name}/once")
         return self.emitter.op("Expand", one, self.overlay.leading_queries(1 + len(query_shape(wanted))))

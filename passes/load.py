@@ -9,6 +9,7 @@ import onnx
 import onnx.inliner
 import onnx.version_converter
 import onnx_graphsurgeon as gs
+from onnx_graphsurgeon.util.exception import OnnxGraphSurgeonException
 
 from krypton_onnx.errors import KryptonError
 from krypton_onnx.passes import network
@@ -20,6 +21,7 @@ INTERFACE = frozenset({"origins", "patch_content", "window_sizes", "view_rows"})
 """Inputs of the incremental graph, which no tensor of a model may be called."""
 
 _CHANNELS = (1, 3, 4)
+_PACKED = {onnx.TensorProto.INT4, onnx.TensorProto.UINT4, onnx.TensorProto.FLOAT4E2M1}
 _CONVOLUTIONS = {"Conv", "ConvTranspose", "ConvInteger", "QLinearConv", "FusedConv"}
 
 
@@ -36,6 +38,16 @@ def load(path: Path, *, image_input: str | None = None, input_size: tuple[int, i
     """
     model = read_model(path)
     _refuse_without_convolution(model, path)
+    try:
+        return _network(model, path, image_input, input_size)
+    except (ValueError, TypeError, RuntimeError, OnnxGraphSurgeonException) as error:
+        # What the libraries raise for graphs with cycles, names given twice, or texts that are none.
+        raise KryptonError(f"{path} is malformed: {' '.join(str(error).split())[:300]}") from error
+
+
+def _network(
+    model: onnx.ModelProto, path: Path, image_input: str | None, input_size: tuple[int, int] | None
+) -> Network:
     weights = _detach(model, path)
     model = _raise_opset(onnx.inliner.inline_local_functions(model), path)
     graph = gs.import_onnx(model)
@@ -54,7 +66,7 @@ def load(path: Path, *, image_input: str | None = None, input_size: tuple[int, i
     graph.cleanup(remove_unused_graph_inputs=False).toposort()
     for node in graph.nodes:
         node.name = node.name or node.outputs[0].name
-    _free_interface_names(graph, path)
+    _free_interface_names(graph, image.name, path)
     return Network(graph, image.name, channels_last)
 
 
@@ -98,8 +110,9 @@ def _detach(model: onnx.ModelProto, path: Path) -> dict[str, Array]:
     kept, weights = [], {}
     for tensor in model.graph.initializer:
         array = _array(tensor, path)
-        if array.nbytes <= network.DETACH_BYTES:
-            kept.append(onnx.numpy_helper.from_array(array, tensor.name))
+        # Texts, and numbers of less than a byte, have no plain form in a file of weights.
+        if array.nbytes <= network.DETACH_BYTES or array.dtype.kind not in "biufc" or tensor.data_type in _PACKED:
+            kept.append(_inline(tensor, array))
             continue
         weights[tensor.name] = array
         if tensor.name not in listed:  # up to IR 3 every initializer is listed as an input too
@@ -112,6 +125,10 @@ def _detach(model: onnx.ModelProto, path: Path) -> dict[str, Array]:
     model.graph.initializer.extend(kept)
     model.graph.input.extend(inputs)
     return weights
+
+
+def _inline(tensor: onnx.TensorProto, array: Array) -> onnx.TensorProto:
+    return onnx.numpy_helper.from_array(array, tensor.name) if network.is_external(tensor) else tensor
 
 
 def _tensor_attributes(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
@@ -155,13 +172,26 @@ def _raise_opset(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:
     if opset >= TARGET_OPSET:
         return model
     try:
-        return onnx.version_converter.convert_version(model, TARGET_OPSET)
+        converted = onnx.version_converter.convert_version(model, TARGET_OPSET)
     except Exception as error:  # the converter throws whatever its C++ assertions give
         reason = " ".join(str(error).split())[:300]
         raise KryptonError(
             f"{path} of opset {opset} cannot be raised to opset {TARGET_OPSET}: {reason} "
             "Export it again with a newer opset."
         ) from error
+    if opset < 11:
+        _keep_old_resize_rule(converted)
+    return converted
+
+
+def _keep_old_resize_rule(model: onnx.ModelProto) -> None:
+    """Upsample, and Resize up to opset 10, sample asymmetrically; the converter leaves Resize-11's other default."""
+    for graph in network.graphs_of(model.graph):
+        for node in (n for n in graph.node if n.op_type == "Resize"):
+            stated = {a.name for a in node.attribute}
+            for name, value in (("coordinate_transformation_mode", "asymmetric"), ("nearest_mode", "floor")):
+                if name not in stated:
+                    node.attribute.append(onnx.helper.make_attribute(name, value))
 
 
 def _image_input(graph: gs.Graph, wanted: str | None, path: Path) -> gs.Variable:
@@ -226,8 +256,11 @@ def _reshape_single_images(graph: gs.Graph, batch: int) -> None:
             node.inputs[1] = network.constant(f"{node.outputs[0].name}/one_image", shape)
 
 
-def _free_interface_names(graph: gs.Graph, path: Path) -> None:
+def _free_interface_names(graph: gs.Graph, image: str, path: Path) -> None:
     """Rename tensors that are called like an input of the incremental graph."""
+    for tensor in graph.outputs:
+        if tensor in graph.inputs and tensor.name != image:
+            raise KryptonError(f"The output '{tensor.name}' of {path} is one of its inputs: remove it from the outputs.")
     public = {t.name for t in (*graph.inputs, *graph.outputs)}
     tensors = graph.tensors()
     for name in INTERFACE & tensors.keys():

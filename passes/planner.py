@@ -15,7 +15,7 @@ from krypton_onnx import geometry
 from krypton_onnx.geometry import Program, Sliding, Step, unchanged
 from krypton_onnx.passes import network
 from krypton_onnx.passes.flops import flops_per_cell
-from krypton_onnx.passes.network import Network, describe, static_shape
+from krypton_onnx.passes.network import Network, describe, outputs, static_shape
 from krypton_onnx.passes.operators import WindowRule
 from krypton_onnx.passes.regions import Dense, Regions, Windowed, used_names
 from krypton_onnx.plan import DenseNode, Read, View, Window
@@ -101,7 +101,7 @@ def _frontier(net: Network, regions: Regions, areas: list[float]) -> tuple[set[s
         moving = [name for name in used_names(node) if name in regions.states]
         if not moving or not any(name in windowed for name in moving):
             continue  # independent of the image, or dense already
-        result = regions.states[node.outputs[0].name]
+        result = regions.states[outputs(node)[0].name]
         if isinstance(result, Dense):
             dense.append(DenseNode(describe(node), result.reason))
         elif not all(name in windowed for name in moving):

@@ -227,8 +227,9 @@ def _known_result(graph: gs.Graph, node: gs.Node) -> Array | None:
 
 def _evaluate(graph: gs.Graph, node: gs.Node, inputs: dict[str, Array | None]) -> Array | None:
     """Run one node on onnx's reference implementation; None where it has none for this operator."""
+    named = {t.name: gs.Variable(t.name) for t in node.inputs}
     lone = gs.Graph(
-        [node.copy(inputs=[gs.Variable(t.name) for t in node.inputs], outputs=[gs.Variable(node.outputs[0].name)])],
+        [node.copy(inputs=[named[t.name] for t in node.inputs], outputs=[gs.Variable(node.outputs[0].name)])],
         opset=graph.opset,
         import_domains=graph.import_domains,
     )

@@ -45,9 +45,12 @@ class Engine:
         try:
             self._session = ort.InferenceSession(str(path), options or quiet_options(), providers=wanted)
         except Exception as error:  # ONNX Runtime raises a class of its own per status code, without a common base
+            remedy = (
+                " Register the operator's library through session_options, or use a build of ONNX Runtime that has it."
+            )
+            missing = any(sign in str(error) for sign in ("NOT_IMPLEMENTED", "is not a registered"))
             raise KryptonError(
-                f"ONNX Runtime {ort.__version__} cannot run {path.name}: {_reason(error)}. If an operator is missing, "
-                "register its library through session_options, or use a build of ONNX Runtime that has it."
+                f"ONNX Runtime {ort.__version__} cannot run {path.name}: {_reason(error)}.{remedy if missing else ''}"
             ) from error
         self.outputs = tuple(o.name for o in self._session.get_outputs())
         self.shapes: dict[str, list[int | str | None]] = {i.name: i.shape for i in self._session.get_inputs()}

@@ -10,8 +10,12 @@ ALLOCATOR_OVERHEAD = 1.5
 """What ONNX Runtime's arena holds at its peak, over what is alive in it: it keeps freed blocks of other sizes."""
 
 
+MOST_CELLS = geometry.NOWHERE // 4
+"""Cells that the windows of a batch may have, so that the graph's int32 indices hold them with room to spare."""
+
+
 def batch_size(plan: Plan, patch: tuple[int, int], budget: int | None) -> int:
-    """Queries per batch: the plan's number, or as many as the budget allows.
+    """Queries per batch: the plan's number, fewer for a larger patch, or as many as the budget allows.
 
     Args:
         plan: the artifact's plan.
@@ -21,10 +25,13 @@ def batch_size(plan: Plan, patch: tuple[int, int], budget: int | None) -> int:
     Raises:
         KryptonError: not even one query fits; says how much is needed.
     """
+    growth = _growth(plan, patch)
+    # A batch for larger windows, or for a patch whose cells int32 could not count, is smaller.
+    most = max(1, min(int(plan.batch / max(growth, 1.0)), MOST_CELLS // (patch[0] * patch[1])))
     if budget is None:
-        return plan.batch
+        return most
     held = _views(plan)
-    per_query = plan.memory.dense + plan.memory.window * _growth(plan, patch)
+    per_query = max(1.0, plan.memory.dense + plan.memory.window * growth)
     free = budget / ALLOCATOR_OVERHEAD - held - plan.memory.fixed
     needed = ALLOCATOR_OVERHEAD * max(plan.memory.base, held + plan.memory.fixed + per_query)
     if budget < needed:
@@ -32,7 +39,7 @@ def batch_size(plan: Plan, patch: tuple[int, int], budget: int | None) -> int:
             f"A memory budget of {_megabytes(budget)} is too small: this model needs {_megabytes(needed)} beyond its "
             f"weights for one query at a time, the patch being {patch[0]}x{patch[1]}."
         )
-    return min(plan.batch, int(free // per_query))
+    return min(most, int(free // per_query))
 
 
 def _views(plan: Plan) -> int:
