@@ -47,6 +47,8 @@ def compile(
         KryptonError: the model cannot be read, compiled or run, or the folder not be written.
     """
     source = Path(model)
+    if not source.is_file():
+        raise KryptonError(f"There is no model file at {os.fspath(model) or 'an empty path'}.")
     target = Path(output) if output is not None else source.with_suffix(SUFFIX)
     refuse_foreign(target)  # before the work; again at its end, for what may have come there meanwhile
     compiled = compile_graphs(
@@ -56,7 +58,7 @@ def compile(
         image_input=image_input,
         input_size=input_size,
         preprocess=None if preprocess is None else preprocess.to_dict(),
-        labels=None if labels is None else tuple(labels),
+        labels=None if labels is None else tuple(str(label) for label in labels),
     )
     if preprocess is not None:
         preprocess.check_input(compiled.plan.model_shape)

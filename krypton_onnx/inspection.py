@@ -83,13 +83,13 @@ class Inspection:
 
     @property
     def bound(self) -> float:
-        """Full ÷ mean query: no exact method has a higher speedup at the same arithmetic rate."""
-        return self.flops / self.query_flops
+        """Full ÷ mean query: no exact method has a higher speedup at the same arithmetic rate; 1 if none is counted."""
+        return self.flops / self.query_flops if self.query_flops else 1.0
 
     @property
     def planned(self) -> float:
         """The same with the planned windows: the speedup if nothing but arithmetic took time."""
-        return self.flops / self.planned_flops
+        return self.flops / self.planned_flops if self.planned_flops else 1.0
 
 
 def inspect_model(

@@ -151,6 +151,7 @@ class Plan:
         views: the view inputs, in the order of `view_rows`.
         dense: where windows end and why.
         row_classes, col_classes: the window classes for `patch`.
+        reduced_precision: whether the model computes anywhere in fewer bits than float32.
         per_query: why the tail of the graph runs one query at a time; None if it does not.
         memory: what a memory budget is spent on.
         preprocess: how a picture becomes the image tensor (`Preprocess.to_dict`), if that was given.
@@ -172,6 +173,7 @@ class Plan:
     dense: tuple[DenseNode, ...]
     row_classes: WindowClasses
     col_classes: WindowClasses
+    reduced_precision: bool
     per_query: str | None
     memory: Memory
     preprocess: dict[str, Any] | None = None

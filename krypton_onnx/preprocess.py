@@ -35,6 +35,20 @@ FILL_NAMES: Mapping[str, float] = {"black": 0.0, "gray": 128.0, "grey": 128.0, "
 _LUMA = (0.299, 0.587, 0.114)  # the weights of ITU-R 601, by which Pillow turns a colour into grey
 
 
+def as_dtype(values: NDArray[Any], dtype: str) -> NDArray[Any]:
+    """Values in the element type of a model's input; rounded and kept in range where that is whole numbers.
+
+    Args:
+        values: a tensor, or a colour, of floats.
+        dtype: numpy's name of the type.
+    """
+    wanted = np.dtype(dtype)
+    if wanted.kind in "iu":
+        limits = np.iinfo(wanted)
+        values = np.clip(np.rint(values), limits.min, limits.max)
+    return values.astype(wanted)
+
+
 @dataclass(frozen=True, slots=True)
 class Preprocess:
     """What was done to the pictures that a model was trained on.

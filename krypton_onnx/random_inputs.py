@@ -3,7 +3,7 @@
 import numpy as np
 
 from krypton_onnx.plan import Plan, TensorInfo
-from krypton_onnx.preprocess import Preprocess
+from krypton_onnx.preprocess import Preprocess, as_dtype
 from krypton_onnx.runtime.engine import Array
 
 
@@ -19,7 +19,7 @@ def random_images(rng: np.random.Generator, plan: Plan, count: int) -> Array:
     preprocess = Preprocess.from_dict(plan.preprocess)
     channels, height, width = (extent or 0 for extent in plan.image.shape)
     pixels = rng.integers(0, 256, (count, height, width, channels)).astype(np.uint8)
-    return np.stack([preprocess.tensor(one) for one in pixels]).astype(plan.image.dtype)
+    return as_dtype(np.stack([preprocess.tensor(one) for one in pixels]), plan.image.dtype)
 
 
 def random_input(rng: np.random.Generator, info: TensorInfo) -> Array:

@@ -73,7 +73,7 @@ def noise_of(optimised: Array, unoptimised: Array) -> float:
 
 
 def check_output(
-    name: str, incremental: Array, full: Array, base: Array, noise: float, *, low_precision: bool = False
+    name: str, incremental: Array, full: Array, base: Array, noise: float, *, reduced_precision: bool = False
 ) -> OutputCheck:
     """Hold one output to the definition of exact.
 
@@ -83,7 +83,7 @@ def check_output(
         full: [Q, …], from the source model.
         base: […], from the source model on the plain image.
         noise: see the module.
-        low_precision: the model computes in fp16, bf16 or int8.
+        reduced_precision: the model computes in fp16, bf16 or int8.
     """
     if incremental.shape != full.shape:
         return OutputCheck(name, np.inf, np.inf, np.nan, noise)
@@ -95,7 +95,7 @@ def check_output(
     error = np.abs(ours - exact).max(axis=1, initial=0.0)
     moved = np.abs(exact - base.astype(np.float64).reshape(1, -1)).max(axis=1, initial=0.0)
     allowed = np.maximum(OF_MOVEMENT * moved, OF_NOISE * noise)
-    if low_precision:
+    if reduced_precision:
         allowed = np.full(queries, OF_NOISE * noise)
     else:
         allowed = np.minimum(allowed, RELATIVE * np.maximum(1.0, np.abs(exact).max(axis=1, initial=0.0)))
@@ -205,7 +205,7 @@ def verify(
             np.concatenate(full[info.name]),
             base_full[info.name][0],
             noise_of(np.concatenate(full[info.name]), np.concatenate(plain[info.name])),
-            low_precision="float16" in (info.dtype, plan.image.dtype),
+            reduced_precision=plan.reduced_precision,
         )
         for info in plan.outputs
     )

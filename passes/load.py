@@ -260,7 +260,9 @@ def _free_interface_names(graph: gs.Graph, image: str, path: Path) -> None:
     """Rename tensors that are called like an input of the incremental graph."""
     for tensor in graph.outputs:
         if tensor in graph.inputs and tensor.name != image:
-            raise KryptonError(f"The output '{tensor.name}' of {path} is one of its inputs: remove it from the outputs.")
+            raise KryptonError(
+                f"The output '{tensor.name}' of {path} is one of its inputs: remove it from the outputs."
+            )
     public = {t.name for t in (*graph.inputs, *graph.outputs)}
     tensors = graph.tensors()
     for name in INTERFACE & tensors.keys():

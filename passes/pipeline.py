@@ -26,6 +26,8 @@ from krypton_onnx.plan import FORMAT, Memory, Plan, Source, TensorInfo, WindowCl
 TRANSFORMS = (static_shapes, remove_inference_noops, fold_zero_pads, fold_batch_norm, free_reshapes)
 """The normalization, in order. After each the graph is checked and its shapes are inferred anew."""
 
+_QUANTIZED = ("QLinear", "Quantize", "Dequantize", "DynamicQuantize")
+
 PLANNED_CLASSES = 8
 """Window classes per axis in plan.json."""
 
@@ -116,12 +118,20 @@ def compile_graphs(
         dense=layout.dense,
         row_classes=_planned_classes(layout, 0, height, patch[0]),
         col_classes=_planned_classes(layout, 1, width, patch[1]),
+        reduced_precision=_reduced_precision(net),
         per_query=next(iter(lost.values()), None),
         memory=Memory(base_peak(base), peak.fixed, peak.window, peak.dense),
         preprocess=preprocess,
         labels=labels,
     )
     return Compiled(base, incremental, plan)
+
+
+def _reduced_precision(net: Network) -> bool:
+    """Whether anything is computed in fp16 or less, or in integers that stand for real numbers."""
+    quantized = any(node.op.startswith(_QUANTIZED) or node.op.endswith("Integer") for node in net.graph.nodes)
+    dtypes = {np.dtype(t.dtype).name for t in net.graph.tensors().values() if t.dtype not in (None, 0)}
+    return quantized or any("float" in name and name not in ("float32", "float64") for name in dtypes)
 
 
 def _info(tensor: gs.Variable, leading: int = 0) -> TensorInfo:

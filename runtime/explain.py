@@ -16,7 +16,7 @@ from krypton_onnx import geometry
 from krypton_onnx.errors import KryptonError
 from krypton_onnx.heatmap import Heatmap
 from krypton_onnx.plan import Plan
-from krypton_onnx.preprocess import Fill, Preprocess
+from krypton_onnx.preprocess import Fill, Preprocess, as_dtype
 from krypton_onnx.runtime.base import Base, Content
 from krypton_onnx.runtime.batches import Integers
 from krypton_onnx.runtime.engine import Array
@@ -91,7 +91,10 @@ def grid(
     """
     if edge not in ("cover", "stop"):
         raise KryptonError(f"edge is '{edge}'; it can be 'cover' or 'stop'.")
-    y0, x0, y1, x1 = region if region is not None else (0, 0, *size)
+    corners = np.asarray((0, 0, *size) if region is None else region)
+    if corners.shape != (4,) or corners.dtype.kind not in "iu":
+        raise KryptonError("The region must be four whole numbers, (y0, x0, y1, x1).")
+    y0, x0, y1, x1 = (int(corner) for corner in corners)
     if not (0 <= y0 < y1 <= size[0] and 0 <= x0 < x1 <= size[1]):
         raise KryptonError(f"The region {y0},{x0},{y1},{x1} is no part (y0,x0,y1,x1) of the {size[0]}x{size[1]} image.")
     if patch[0] > y1 - y0 or patch[1] > x1 - x0:
@@ -114,28 +117,38 @@ def fill_content(plan: Plan, fill: Fill | ArrayLike, image: Array) -> Array:
         KryptonError: an unknown name or a wrong shape.
     """
     if isinstance(fill, str) and fill == "mean":
-        mean: Array = image.mean(axis=(1, 2)).astype(image.dtype)
-        return mean
-    if not isinstance(fill, str) and np.shape(fill) == plan.model_shape:
-        shown = np.asarray(fill).astype(image.dtype)
-        return shown.transpose(2, 0, 1) if plan.channels_last else shown
+        return as_dtype(image.mean(axis=(1, 2)), plan.image.dtype)
+    if not isinstance(fill, str):
+        fill = _finite_fill(fill)
+        if fill.shape == plan.model_shape:
+            shown = as_dtype(fill, plan.image.dtype)
+            return shown.transpose(2, 0, 1) if plan.channels_last else shown
     if plan.preprocess is not None:
         # The picture is read for "mean" alone.
-        named = fill if isinstance(fill, str) else np.asarray(fill)
-        colour = Preprocess.from_dict(plan.preprocess).fill(named, np.zeros((1, 1, image.shape[0]), np.uint8))
-        return colour.astype(image.dtype)
+        colour = Preprocess.from_dict(plan.preprocess).fill(fill, np.zeros((1, 1, image.shape[0]), np.uint8))
+        return as_dtype(colour, plan.image.dtype)
     if isinstance(fill, str):
         raise KryptonError(
             f"The fill '{fill}' is a colour, and the model was compiled without preprocessing that says what a colour "
             "is; compile it with preprocess=..., or give numbers in units of the input tensor."
         )
-    values = np.asarray(fill, np.float64)
-    if values.size not in (1, image.shape[0]) or values.ndim > 1:
+    if fill.size not in (1, image.shape[0]) or fill.ndim > 1:
         raise KryptonError(
-            f"The fill has the shape {list(values.shape)}; it can be a number, one number for each of the "
+            f"The fill has the shape {list(fill.shape)}; it can be a number, one number for each of the "
             f"{image.shape[0]} channels, or an image tensor {list(plan.model_shape)}."
         )
-    return np.broadcast_to(values, image.shape[:1]).astype(image.dtype)
+    return as_dtype(np.broadcast_to(fill, image.shape[:1]), plan.image.dtype)
+
+
+def _finite_fill(fill: ArrayLike) -> NDArray[np.float64]:
+    try:
+        values = np.asarray(fill, np.float64)
+    except (TypeError, ValueError):
+        values = np.full((), np.nan)
+    # Beyond that a float32 tensor would hold infinity.
+    if not (np.abs(values) <= np.finfo(np.float32).max).all():
+        raise KryptonError("The fill must be a name or finite numbers: one, one for each channel, or an image tensor.")
+    return values
 
 
 def score_of(plan: Plan, target: Target, output: str | None, base: Mapping[str, Array]) -> Score:
@@ -162,14 +175,17 @@ def score_of(plan: Plan, target: Target, output: str | None, base: Mapping[str, 
         if target != "top":
             raise KryptonError(f"The target '{target}' is none of: an index, a list of indices, 'top', a function.")
         target = int(np.argmax(classes))
-    indices = [int(i) for i in np.atleast_1d(np.asarray(target))]
+    wanted = np.asarray(target)
+    if wanted.dtype.kind not in "iu" or wanted.ndim > 1:
+        raise KryptonError(f"The target {target!r} is none of: an index, a list of indices, 'top', a function.")
+    indices = [int(i) for i in np.atleast_1d(wanted)]
     wrong = [i for i in indices if not 0 <= i < len(classes)]
     if wrong or not indices:
         raise KryptonError(
             f"The target {wrong[0] if wrong else '[]'} is out of range: output '{name}' has {len(classes)} classes, "
             f"0 to {len(classes) - 1}."
         )
-    chosen: int | list[int] = indices if np.ndim(target) else indices[0]
+    chosen: int | list[int] = indices if wanted.ndim else indices[0]
     return Score(chosen, lambda outputs: outputs[name].reshape(len(outputs[name]), -1)[:, chosen].astype(np.float32))
 
 
@@ -234,7 +250,7 @@ def _record(plan: Plan, base: Base, question: Question, score: Score, seconds: f
         "stride": list(question.stride),
         "fill": fill if isinstance(fill, str) else _fill_record(np.asarray(fill)),
         "edge": question.edge,
-        "region": None if question.region is None else list(question.region),
+        "region": None if question.region is None else [int(corner) for corner in question.region],
         "seconds": round(seconds, 3),
         "versions": {
             "krypton-onnx": version("krypton-onnx"),

@@ -84,7 +84,7 @@ def explain(model: Path, picture: Path, output: Path | None, **options: Any) -> 
     """
     from krypton_onnx.compiler import check_labels
     from krypton_onnx.pictures import open_picture
-    from krypton_onnx.preprocess import parse_fill
+    from krypton_onnx.preprocess import as_dtype, parse_fill
 
     output = _checked_output(output or Path(f"{picture.stem}.heatmap.png"))
     fields, fill = preprocess_fields(options), parse_fill(options["fill"])
@@ -97,7 +97,8 @@ def explain(model: Path, picture: Path, output: Path | None, **options: Any) -> 
             check_labels(labels, artifact.plan)
         artifact, preprocess = with_preprocess(artifact, options["preprocess"], fields)
         seen = preprocess.picture(opened)
-        heatmap, seconds = _ask(artifact, preprocess.tensor(seen), fill, options)
+        image = as_dtype(preprocess.tensor(seen), artifact.plan.image.dtype)
+        heatmap, seconds = _ask(artifact, image, fill, options)
     labels = labels or artifact.plan.labels
     names = _names(heatmap, labels)
     heatmap.save(output, seen, title=names[0] if len(names) == 1 else names)
@@ -167,7 +168,7 @@ def _report(heatmap: "Heatmap", labels: Sequence[str] | None, seconds: float, ou
         targets.append(
             {
                 "index": index,
-                "label": None if labels is None else labels[index],
+                "label": labels[index] if labels is not None and index < len(labels) else None,
                 "base_score": scores if isinstance(scores, float) else scores[number],
                 "most_important": {"y": y, "x": x, "drop": drop},
             }

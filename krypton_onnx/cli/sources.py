@@ -91,6 +91,8 @@ def with_preprocess(artifact: "Artifact", file: Path | None, fields: dict[str, A
         chosen = Preprocess.from_dict(artifact.plan.preprocess)
     else:
         chosen = Preprocess.for_input(shape, "NHWC" if artifact.plan.channels_last else "NCHW")
+        if artifact.plan.image.dtype.lstrip("u").startswith("int"):
+            chosen = replace(chosen, scale=(1.0,))  # a model that takes whole numbers takes pixels
     chosen = Preprocess.from_dict({**chosen.to_dict(), **fields})
     chosen.check_input(shape)
     return replace(artifact, plan=replace(artifact.plan, preprocess=chosen.to_dict())), chosen
