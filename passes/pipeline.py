@@ -130,8 +130,10 @@ def compile_graphs(
 def _reduced_precision(net: Network) -> bool:
     """Whether anything is computed in fp16 or less, or in integers that stand for real numbers."""
     quantized = any(node.op.startswith(_QUANTIZED) or node.op.endswith("Integer") for node in net.graph.nodes)
-    dtypes = {np.dtype(t.dtype).name for t in net.graph.tensors().values() if t.dtype not in (None, 0)}
-    return quantized or any("float" in name and name not in ("float32", "float64") for name in dtypes)
+    # graphsurgeon keeps a type that numpy lacks as ONNX's number for it; all of those are short.
+    dtypes = {t.dtype for t in net.graph.tensors().values() if t.dtype is not None}
+    names = {"short float" if isinstance(dtype, int) else np.dtype(dtype).name for dtype in dtypes}
+    return quantized or any("float" in name and name not in ("float32", "float64") for name in names)
 
 
 def _info(tensor: gs.Variable, leading: int = 0) -> TensorInfo:

@@ -239,7 +239,10 @@ def _image_tensor(image: ArrayLike, plan: Plan) -> Array:
 
 
 def _cast(values: ArrayLike, info: TensorInfo, what: str) -> Array:
-    array = np.asarray(values)
+    try:
+        array = np.asarray(values)
+    except ValueError as error:
+        raise KryptonError(f"{what[0].upper()}{what[1:]} is no array: its rows differ in length.") from error
     wanted = np.dtype(info.dtype)
     integral = array.dtype.kind in "iub" and wanted.kind == "f"
     if array.dtype.kind not in "iufb" or not (integral or np.can_cast(array.dtype, wanted, "same_kind")):

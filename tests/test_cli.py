@@ -450,3 +450,27 @@ def test_ctrl_c_ends_quietly_and_leaves_nothing(place, tmp_path_factory):
     assert (program.returncode, stdout, stderr) == (130, "", "")
     assert list(temporary.glob("krypton-*")) == []
     assert sorted(p.name for p in place.iterdir()) == ["given", "large.onnx"]
+
+
+def test_explain_a_model_that_takes_pixels(place):
+    model = onnx.load(write_model("float.onnx"))
+    image = model.graph.input[0]
+    cast = onnx.helper.make_node("Cast", ["pixels"], [image.name], to=onnx.TensorProto.FLOAT)
+    image.name = "pixels"
+    image.type.tensor_type.elem_type = onnx.TensorProto.UINT8
+    model.graph.node.insert(0, cast)
+    onnx.save(model, "pixels.onnx")
+    found = answer("explain", "pixels.onnx", "given/cat.png", "--patch", "8", "--stride", "8", "--fill", "white")
+    assert found["queries"] == 16
+    assert found["record"]["fill"] == 255.0
+
+
+def test_a_target_beyond_the_labels_has_no_name(place):
+    """Labels name the classes of a map, a target one of its cells."""
+    model = onnx.load(write_model("map.onnx"))
+    del model.graph.node[-3:], model.graph.output[:]
+    model.graph.output.append(helper.make_tensor_value_info("c", TensorProto.FLOAT, [1, 5, 15, 15]))
+    onnx.save(model, "map.onnx")
+    (place / "labels.txt").write_text("a\nb\nc\nd\ne\n")
+    options = ("--labels", "labels.txt", "--target", "40", "--patch", "8", "--stride", "16")
+    assert answer("explain", "map.onnx", "given/cat.png", *options)["targets"][0]["label"] is None

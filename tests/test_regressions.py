@@ -265,6 +265,26 @@ EXACT: dict[str, tuple[list[onnx.NodeProto], dict[str, Any], dict[str, Any]]] = 
         {**W, "amounts": np.array([0, 0, 1, 1, 0, 0, 1, 1]), "low": np.float32(-np.inf)},
         {},
     ),
+    # Old resizing samples asymmetrically; the opset converter leaves another default behind.
+    **{
+        f"{operator} ({mode}) of opset {opset}": (
+            [CONV, node(operator, ["c", "scales"], ["r"], mode=mode), *average("r", "y")],
+            {**W, "scales": np.array([1, 1, 2, 1.5], np.float32)},
+            {"opset": opset},
+        )
+        for operator, opset in (("Upsample", 9), ("Resize", 10))
+        for mode in ("nearest", "linear")
+    },
+    "many class names in the graph": (
+        [CONV, *average("c", "y")],
+        {**W, "names": np.array([f"class number {n}" for n in range(200)], object)},
+        {},
+    ),
+    "a constant twice in one folded node": (
+        [CONV, node("Mul", ["k", "k"], ["kk"]), node("Add", ["c", "kk"], ["s"]), *average("s", "y")],
+        {**W, **FACTOR},
+        {},
+    ),
     # ONNX Runtime fuses a Pad into a pooling that counts its padding, and refuses more padding than kernel.
     "Pad before an AveragePool that does not count its padding": (
         [
@@ -343,6 +363,47 @@ def assert_exact(pair: Twin, patch: tuple[int, int]) -> None:
     ]
     assert [c for c in checks if not c.exact] == []
     assert max(c.moved for c in checks) > 1e-3
+
+
+def test_an_output_that_is_an_input_is_refused(tmp_path: Path) -> None:
+    inputs = {"image": ["N", 3, 16, 16], "given": [7]}
+    model = small_net([CONV, *average("c", "y")], W, inputs=inputs, outputs={"y": ANY, "given": (FLOAT, [7])})
+    onnx.save(model, tmp_path / "net.onnx")
+    with pytest.raises(kx.KryptonError, match="one of its inputs"):
+        kx.compile(tmp_path / "net.onnx", patch=2)
+
+
+@pytest.mark.parametrize("fault", ["cycle", "given twice"])
+def test_malformed_graphs_are_one_sentence(fault: str, tmp_path: Path) -> None:
+    model = small_net([CONV, node("Relu", ["c"], ["r"]), *average("r", "y")], W)
+    if fault == "cycle":
+        model.graph.node[0].input[0] = "r"
+    else:
+        model.graph.node[1].output[0] = "c"
+    onnx.save(model, tmp_path / "net.onnx")
+    with pytest.raises(kx.KryptonError, match=r"net\.onnx"):
+        kx.compile(tmp_path / "net.onnx", patch=2)
+
+
+def test_quantized_weights_are_held_to_their_own_noise(tmp_path: Path) -> None:
+    scale = np.float32(0.01)
+    model = small_net(
+        [
+            node("DequantizeLinear", ["w8", "scale", "zero"], ["w"]),
+            CONV,
+            node("QuantizeLinear", ["c", "step", "zero"], ["q"]),
+            node("DequantizeLinear", ["q", "step", "zero"], ["d"]),
+            *average("d", "y"),
+        ],
+        {
+            "w8": np.rint(normal(4, 3, 3, 3) / scale).astype(np.int8),
+            "scale": scale,
+            "step": np.float32(0.05),
+            "zero": np.int8(0),
+        },
+    )
+    onnx.save(model, tmp_path / "net.onnx")
+    assert kx.compile(tmp_path / "net.onnx", patch=2).plan.reduced_precision
 
 
 REFUSED: dict[str, tuple[list[onnx.NodeProto], dict[str, Any], str]] = {

@@ -150,6 +150,46 @@ def test_refuses_images_that_do_not_fit(artifact, image):
         session.materialize(image, {"mask": image})
 
 
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"target": 1.7}, "target"),
+        ({"target": True}, "target"),
+        ({"target": [[1]]}, "target"),
+        ({"target": None}, "target"),
+        ({"region": (0.5, 0, 40, 40)}, "region"),
+        ({"region": (0, 0, 40)}, "region"),
+        ({"fill": float("nan")}, "fill"),
+        ({"fill": None}, "fill"),
+        ({"fill": 1e60}, "fill"),
+        ({"fill": "black"}, "preprocess"),
+        ({"fill": [1, 2]}, "fill"),
+        ({"edge": "wrap"}, "edge"),
+        ({"patch": 2.5}, "patch"),
+        ({"stride": (0, 1)}, "stride"),
+        ({"output": "none"}, "output"),
+    ],
+)
+def test_refuses_questions_that_mean_nothing(artifact, image, asked, message):
+    session = kx.Session(artifact)
+    with pytest.raises(kx.KryptonError, match=message):
+        session.explain(image, **{"stride": 64, **asked})
+
+
+def test_numpy_numbers_are_numbers(artifact, image, tmp_path):
+    heatmap = kx.Session(artifact).explain(
+        image, np.int64(3), patch=np.int32(16), stride=64, region=np.array([0, 0, 96, 96]), fill=np.float32(0.5)
+    )
+    assert heatmap.target == 3
+    heatmap.save(tmp_path / "map.npz")
+
+
+def test_a_larger_patch_runs_in_smaller_batches(artifact):
+    plan = artifact.plan
+    assert batch_size(plan, (128, 128), None) < batch_size(plan, plan.patch, None) == plan.batch
+    assert batch_size(plan, (1, 1), None) == plan.batch
+
+
 def test_progress_is_silent_unless_wanted(artifact, image, capfd):
     session = kx.Session(artifact)
     session.explain(image, stride=48)
