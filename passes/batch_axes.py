@@ -15,7 +15,7 @@ from krypton_onnx.passes.regions import used_names
 
 _BATCHED = frozenset(
     {"AveragePool", "MaxPool", "LpPool", "GlobalAveragePool", "GlobalMaxPool", "GlobalLpPool", "LRN"}
-    | {"InstanceNormalization", "GroupNormalization", "DepthToSpace", "SpaceToDepth", "Upsample"}
+    | {"InstanceNormalization", "GroupNormalization", "DepthToSpace", "SpaceToDepth"}
 )
 """Operators that are defined on [N, C, …] and never look across N, their other inputs being constant."""
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from krypton_onnx.classes import axis_classes
+from krypton_onnx.classes import MAX_CLASSES, axis_classes
 from krypton_onnx.errors import KryptonError
 from krypton_onnx.passes import network
 from krypton_onnx.passes.batch_axes import lost_batch_axes
@@ -27,9 +27,6 @@ TRANSFORMS = (static_shapes, remove_inference_noops, fold_zero_pads, fold_batch_
 """The normalization, in order. After each the graph is checked and its shapes are inferred anew."""
 
 _QUANTIZED = ("QLinear", "Quantize", "Dequantize", "DynamicQuantize")
-
-PLANNED_CLASSES = 8
-"""Window classes per axis in plan.json."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,5 +144,5 @@ def _info(tensor: gs.Variable, leading: int = 0) -> TensorInfo:
 
 def _planned_classes(layout: Layout, axis: int, extent: int, patch: int) -> WindowClasses:
     origins = np.arange(extent - patch + 1)
-    labels, sizes = axis_classes(layout.program, layout.windows, axis, origins, patch, PLANNED_CLASSES)
+    labels, sizes = axis_classes(layout.program, layout.windows, axis, origins, patch, MAX_CLASSES)
     return WindowClasses(tuple(labels.tolist()), tuple(tuple(row) for row in sizes.tolist()))

@@ -8,13 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from krypton_onnx import geometry
-from krypton_onnx.classes import axis_classes
+from krypton_onnx.classes import MAX_CLASSES, axis_classes
 from krypton_onnx.plan import Plan, Read, View
 
 Integers = NDArray[np.int64]
-
-MAX_CLASSES = 8
-"""Window classes per axis. VGG16 reaches 8.8 of its bound of 9.1 with 8."""
 
 BATCHES_PER_CLASS = 2
 """There are no more classes than leave this many full batches to the mean one."""
