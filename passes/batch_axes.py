@@ -46,13 +46,13 @@ def lost_batch_axes(net: Network, moving: frozenset[str], windowed: frozenset[st
     lost: dict[str, str] = {}
     for node in net.graph.nodes:
         used = [name for name in used_names(node) if name in moving]
-        if not used or node.outputs[0].name in windowed:
+        if not used or outputs(node)[0].name in windowed:
             continue
         inherited = next((lost[name] for name in used if name in lost), None)
         reason = inherited or _doubt(node, moving)
         if reason:
             where = reason if inherited else f"{describe(node)}: {reason}"
-            lost.update({t.name: where for t in node.outputs})
+            lost.update({t.name: where for t in outputs(node)})
     return lost
 
 

@@ -41,7 +41,7 @@ def build_incremental(
     builder = _Builder(net, layout, patch, moving)
     tail = []
     for node in net.graph.nodes:
-        if node.outputs[0].name in lost:
+        if network.outputs(node)[0].name in lost:
             tail.append(node)
         else:
             builder.add(node)

@@ -9,7 +9,6 @@ from krypton_onnx.plan import Plan
 ALLOCATOR_OVERHEAD = 1.5
 """What ONNX Runtime's arena holds at its peak, over what is alive in it: it keeps freed blocks of other sizes."""
 
-
 MOST_CELLS = geometry.NOWHERE // 4
 """Cells that the windows of a batch may have, so that the graph's int32 indices hold them with room to spare."""
 
