@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from typing import Any
 
-from krypton_onnx.geometry import Program, Sliding
+from krypton_onnx.geometry import AxisMap, Program
 
-FORMAT = 1
+FORMAT = 2
 """Version of plan.json. A reader refuses any other."""
 
 
@@ -45,12 +45,12 @@ class Read:
 
     Attributes:
         window: the window that the reader computes; None if it reads the whole map.
-        rows, cols: the input cells that one cell of the window reads.
+        rows, cols: what one row (column) of the window reads.
     """
 
     window: int | None
-    rows: Sliding
-    cols: Sliding
+    rows: AxisMap
+    cols: AxisMap
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,10 +6,13 @@ import onnx_graphsurgeon as gs
 from krypton_onnx.passes import network
 from krypton_onnx.passes.footprint import Bytes, peak, static_bytes
 from krypton_onnx.passes.network import Network
+from krypton_onnx.passes.operators import Axes
+from krypton_onnx.passes.planner import Layout
+from krypton_onnx.passes.rules.rule import NHWC
 from krypton_onnx.plan import View
 
 
-def build_base(net: Network, views: tuple[View, ...]) -> gs.Graph:
+def build_base(net: Network, layout: Layout) -> gs.Graph:
     """Cut the model after the last view, and write every view as rows.
 
     Before: ``image → … → relu1 [1, C, H, W] → … → logits``.
@@ -17,11 +20,11 @@ def build_base(net: Network, views: tuple[View, ...]) -> gs.Graph:
 
     Args:
         net: the normalized model; left as it is.
-        views: what the plan reads.
+        layout: the planner's decisions.
     """
     graph = net.graph.copy()
     tensors = graph.tensors()
-    graph.outputs = [_rows(graph, tensors[view.tensor], view) for view in views]
+    graph.outputs = [_rows(graph, tensors[view.tensor], view, layout.axes[view.tensor]) for view in layout.views]
     graph.name = "base"
     graph.cleanup(remove_unused_graph_inputs=False).toposort()
     return graph
@@ -33,11 +36,14 @@ def base_peak(graph: gs.Graph) -> int:
     return peak(graph.nodes, sizes, [t.name for t in graph.outputs]).fixed
 
 
-def _rows(graph: gs.Graph, tensor: gs.Tensor, view: View) -> gs.Variable:
+def _rows(graph: gs.Graph, tensor: gs.Tensor, view: View, axes: Axes) -> gs.Variable:
     maps = [1, view.rows, view.cols, view.channels]
     last = gs.Variable(network.fresh_name(graph, f"{view.name}/channels_last"), dtype=np.dtype(view.dtype), shape=maps)
     rows = gs.Variable(view.name, dtype=np.dtype(view.dtype), shape=[view.rows * view.cols, view.channels])
     shape = network.constant(network.fresh_name(graph, f"{view.name}/shape"), np.array([-1, view.channels], np.int64))
-    graph.nodes.append(gs.Node("Transpose", last.name, {"perm": [0, 2, 3, 1]}, [tensor], [last]))
+    if axes == NHWC:
+        last = tensor
+    else:
+        graph.nodes.append(gs.Node("Transpose", last.name, {"perm": axes.to_rows}, [tensor], [last]))
     graph.nodes.append(gs.Node("Reshape", rows.name, {}, [last, shape], [rows]))
     return rows

@@ -3,16 +3,16 @@
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from krypton_onnx.geometry import Sliding
 from krypton_onnx.passes import network
 from krypton_onnx.passes.emit import Emitter
 from krypton_onnx.passes.footprint import Bytes, peak, static_bytes
 from krypton_onnx.passes.network import Network, static_shape, values
 from krypton_onnx.passes.operators import WindowRule
-from krypton_onnx.passes.overlay import POINT, Box, Overlay
+from krypton_onnx.passes.overlay import POINT, Box, Maps, Overlay, Source
 from krypton_onnx.passes.per_query import per_query_tail, query_shape
 from krypton_onnx.passes.planner import Layout
 from krypton_onnx.passes.regions import used_names
+from krypton_onnx.passes.rules.rule import Form
 
 
 def build_incremental(
@@ -85,39 +85,69 @@ class _Builder:
             self._add_full(node)
 
     def _add_windowed(self, node: gs.Node) -> None:
-        result = node.outputs[0].name
-        rule = self.layout.rules[result]
-        box = self.overlay.box(self.layout.window_of[result])
+        result = node.outputs[0]
+        rule = self.layout.rules[result.name]
+        box = self.overlay.box(self.layout.window_of[result.name])
+        shape = static_shape(result) or (0, 0, 0, 0)
+        match rule.form:
+            case Form.READ:
+                window = self._windowed_input(node, 0, rule, box)
+            case Form.BLEND:
+                source, maps = self._source(node.inputs[0].name), (rule.rows, rule.cols)
+                window = self.overlay.blend(source, box, maps, f"{result.name}/window")  # type: ignore[arg-type]
+            case Form.PICK:
+                raw, maps = self._run(node, rule, box, f"{result.name}/raw"), (rule.rows, rule.cols)
+                kind = np.dtype(result.dtype).name
+                name = f"{result.name}/window"
+                window = self.overlay.pick(raw, box, maps, shape[1], kind, name)  # type: ignore[arg-type]
+            case Form.RUN:
+                window = self._run(node, rule, box, f"{result.name}/window")
+                cell_bytes = shape[rule.axes.channel] * np.dtype(result.dtype).itemsize
+                self.emitter.sizes[window.name] = box.memory(cell_bytes)
+        self.windows[result.name] = window
+
+    def _run(self, node: gs.Node, rule: WindowRule, box: Box, name: str) -> gs.Variable:
+        """The node itself on what it reads, which holds all of its padding."""
         inputs = [self._windowed_input(node, i, rule, box) for i in range(len(node.inputs))]
-        output = gs.Variable(self.emitter.unique(f"{result}/window"), node.outputs[0].dtype)
-        if node.op == "Pad":  # the read itself has laid the padding around
-            output = inputs[0]
-        else:
-            attrs = {**node.attrs, "pads": [0, 0, 0, 0]} if "pads" in node.attrs else dict(node.attrs)
-            self.emitter.nodes.append(gs.Node(node.op, node.name, attrs, inputs, [output], domain=node.domain))
-            channels = (static_shape(node.outputs[0]) or (0, 0))[1]
-            self.emitter.sizes[output.name] = box.memory(channels * np.dtype(node.outputs[0].dtype).itemsize)
-        self.windows[result] = output
+        attrs = {key: value for key, value in node.attrs.items() if key != "output_padding"}
+        if "pads" in attrs:
+            attrs["pads"] = [0] * len(attrs["pads"])
+        output = gs.Variable(self.emitter.unique(name), node.outputs[0].dtype)
+        self.emitter.nodes.append(gs.Node(node.op, node.name, attrs, inputs, [output], domain=node.domain))
+        return output
 
     def _windowed_input(self, node: gs.Node, index: int, rule: WindowRule, box: Box) -> gs.Tensor:
         tensor, result = node.inputs[index], node.outputs[0].name
         if index in rule.spatial_constants:
-            shape = (1,) * (4 - len(tensor.shape)) + tuple(tensor.shape)
-            rows, cols = (static_shape(node.outputs[0]) or shape)[2:]
-            full = np.broadcast_to(np.asarray(values(tensor)).reshape(shape[1:]), (shape[1], rows, cols))
-            return self.overlay.read_constant(full, box, f"{tensor.name}/at_{result}")
+            return self._constant_window(node, index, rule, box)
         if tensor.name not in self.moving:
             return self._still(tensor)
         if rule.is_pointwise and self.layout.window_of.get(tensor.name) == self.layout.window_of[result]:
             return self.windows[tensor.name]
         return self._read(tensor.name, box, (rule.rows, rule.cols), rule.pad_value, f"{tensor.name}/for_{result}")
 
-    def _read(
-        self, tensor: str, box: Box, sliding: tuple[Sliding, Sliding], pad_value: float | None, name: str
-    ) -> gs.Variable:
+    def _constant_window(self, node: gs.Node, index: int, rule: WindowRule, box: Box) -> gs.Tensor:
+        """The part of a constant map that lies in the window; its channels are those of the constant."""
+        tensor, result = node.inputs[index], node.outputs[0]
+        shape = (1,) * (4 - len(tensor.shape)) + tuple(tensor.shape)
+        extents = static_shape(result) or shape
+        full = list(shape)
+        for axis in rule.axes.spatial:
+            full[axis] = extents[axis]
+        constant = np.broadcast_to(np.asarray(values(tensor)).reshape(shape), full)
+        return self.overlay.read_constant(constant, rule.axes, box, f"{tensor.name}/at_{result.name}")
+
+    def _source(self, tensor: str) -> Source:
         number = self.views[tensor]
-        view, source = self.layout.views[number], self.sources[number]
-        return self.overlay.read(source, number, view, self.windows.get(tensor), box, sliding, pad_value, name)
+        own = self.windows.get(tensor)
+        return Source(self.sources[number], number, self.layout.views[number], self.layout.axes[tensor], own)
+
+    def _read(self, tensor: str, box: Box, maps: Maps, pad_value: float | None, name: str) -> gs.Variable:
+        source, beyond = self.layout.through.source(tensor, pad_value)
+        if source == tensor:
+            return self.overlay.read(self._source(tensor), box, maps, pad_value, name)
+        quantized = self.overlay.read(self._source(source), box, maps, beyond, f"{name}/quantized")
+        return self._dequantized(tensor, quantized, name, box.memory(4 * self._channels(tensor), maps))
 
     def _add_full(self, node: gs.Node) -> None:
         # Subgraphs name outer tensors without listing them as inputs.
@@ -140,10 +170,22 @@ class _Builder:
     def _whole(self, tensor: str) -> gs.Tensor:
         """The full map of a tensor for every query, assembled once."""
         if tensor not in self.full:
-            view = self.layout.views[self.views[tensor]]
-            box = self.overlay.whole(view.rows, view.cols)
+            axes, shape = self.layout.axes[tensor], static_shape(self.tensors[tensor]) or (0, 0, 0, 0)
+            box = self.overlay.whole(shape[axes.rows], shape[axes.cols])
             self.full[tensor] = self._read(tensor, box, POINT, None, f"{tensor}/whole")
         return self.full[tensor]
+
+    def _dequantized(self, tensor: str, quantized: gs.Variable, name: str, memory: Bytes) -> gs.Variable:
+        """A read of a quantized tensor as its DequantizeLinear would give it."""
+        node = self.layout.through.node(tensor)
+        inputs = [quantized, *(self._still(t) for t in node.inputs[1:])]
+        output = gs.Variable(self.emitter.unique(name), node.outputs[0].dtype)
+        self.emitter.nodes.append(gs.Node(node.op, output.name, dict(node.attrs), inputs, [output]))
+        self.emitter.sizes[output.name] = memory
+        return output
+
+    def _channels(self, tensor: str) -> int:
+        return (static_shape(self.tensors[tensor]) or (0, 0, 0, 0))[self.layout.axes[tensor].channel]
 
     def add_tail(self, nodes: list[gs.Node]) -> None:
         """Append the nodes that lose the batch axis, to run once a query."""

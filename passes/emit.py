@@ -5,7 +5,7 @@ functions that the planner and the driver run on numpy arrays write the index ar
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -18,6 +18,10 @@ from krypton_onnx.passes.network import Array
 
 INDEX = np.int32
 """Index arithmetic is int32: half the bytes of int64, and enough for 2^28 cells."""
+
+
+_NAMED_VALUES = 8
+"""A constant of more values than this is not named after them."""
 
 
 class Emitter:
@@ -55,6 +59,11 @@ class Emitter:
             self._known[key] = result
         return self._known[key]
 
+    @property
+    def scoped(self) -> str:
+        """What nodes without a name of their own are named after."""
+        return self._scope
+
     @contextmanager
     def scope(self, name: str) -> Iterator[None]:
         """Nodes that are emitted in the block, and have no name of their own, are named after what they serve."""
@@ -66,7 +75,8 @@ class Emitter:
         """A constant, one for equal values; by default named after them, as in ``int32/-1`` and ``int64/1_2``."""
         key = (value.dtype.str, value.shape, value.tobytes())
         if key not in self._constants:
-            numbers = "_".join(str(number) for number in value.reshape(-1))
+            few = value.size <= _NAMED_VALUES
+            numbers = "_".join(str(number) for number in value.reshape(-1)) if few else "table"
             self._constants[key] = network.constant(self.unique(name or f"{value.dtype}/{numbers}"), value)
         return self._constants[key]
 
@@ -136,6 +146,13 @@ class IntGraph:
     def where(self, condition: IntArray, a: IntArray | int, b: IntArray | int) -> IntArray:
         """`a` where the condition holds, else `b`."""
         return self.op("Where", condition, a, b)
+
+    def take(self, table: Sequence[int], index: IntArray | int) -> IntArray | int:
+        """The entries of a constant table at these positions, which lie inside it."""
+        if not isinstance(index, IntArray):
+            return table[index]
+        entries = self.emitter.constant(np.array(table, INDEX))
+        return IntArray(self, self.emitter.op("Gather", entries, index.tensor, axis=0))
 
     def arange(self, stop: IntArray | int) -> IntArray:
         """0 … stop − 1."""

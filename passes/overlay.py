@@ -6,16 +6,16 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from krypton_onnx import geometry
-from krypton_onnx.geometry import AxisRead, Sliding
+from krypton_onnx.geometry import AxisMap, AxisRead, Blend, Expanding, Lookup, Sliding
 from krypton_onnx.passes.emit import INDEX, Emitter, IntArray, IntGraph
 from krypton_onnx.passes.footprint import Bytes
 from krypton_onnx.passes.network import Array
 from krypton_onnx.passes.planner import Layout, largest_windows
+from krypton_onnx.passes.rules.rule import NCHW, NHWC, Axes
 from krypton_onnx.plan import View
 
-TO_ROWS = [0, 2, 3, 1]
-TO_MAPS = [0, 3, 1, 2]
-POINT = (Sliding(), Sliding())
+Maps = tuple[AxisMap, AxisMap]
+POINT: Maps = (Sliding(), Sliding())
 _INDEX_BYTES = 3 * np.dtype(INDEX).itemsize
 """A cell: three integer tensors of a read's full size are alive together."""
 
@@ -36,11 +36,35 @@ class Box:
     expected: tuple[int, int]
     whole: bool = False
 
-    def memory(self, cell_bytes: int, sliding: tuple[Sliding, Sliding] = POINT) -> Bytes:
+    def memory(self, cell_bytes: int, maps: Maps = POINT) -> Bytes:
         """What a tensor over the cells that one query's box reads takes, at so many bytes a cell."""
-        rows, cols = (geometry.read_count(n, s) for n, s in zip(self.expected, sliding, strict=True))
+        rows, cols = (axis.count(n) for n, axis in zip(self.expected, maps, strict=True))
         total = int(rows * cols) * cell_bytes
         return Bytes(dense=total) if self.whole else Bytes(window=total)
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A view, ready to be read.
+
+    Attributes:
+        tensor: the graph input [rows, C].
+        number: its position in view_rows.
+        view: its description.
+        axes: of the tensor in the model, and of its windows.
+        own: the queries' own windows; None for the image, whose windows are the patches.
+    """
+
+    tensor: gs.Variable
+    number: int
+    view: View
+    axes: Axes
+    own: gs.Variable | None
+
+    @property
+    def cell_bytes(self) -> int:
+        """Bytes of one cell, all channels."""
+        return self.view.channels * int(np.dtype(self.view.dtype).itemsize)
 
 
 class Overlay:
@@ -113,61 +137,104 @@ class Overlay:
 
     # ------------------------------------------------------------------------------------------------ reads
 
-    def read(
-        self,
-        source: gs.Variable,
-        number: int,
-        view: View,
-        own: gs.Variable | None,
-        target: Box,
-        sliding: tuple[Sliding, Sliding],
-        pad_value: float | None,
-        name: str,
-    ) -> gs.Variable:
+    def read(self, source: Source, target: Box, maps: Maps, pad_value: float | None, name: str) -> gs.Variable:
         """What the cells of `target` read of a view under the overlay.
 
         Args:
-            source: the view's graph input [rows, C].
-            number: the view's position in view_rows.
-            view: its description.
-            own: the queries' own windows [Q, C, h, w]; None for the image, whose windows are the patches.
+            source: the view.
             target: the box that the reader computes.
-            sliding: what one of its cells reads, per axis.
+            maps: what one of its rows, and one of its columns, reads.
             pad_value: what lies outside the tensor; None if nothing there is read.
             name: of the result.
 
         Returns:
-            [Q, C, read rows, read columns].
+            The cells, in the order of the view's axes: [Q, C, read rows, read columns] for a tensor [1, C, H, W].
         """
-        boxed = self.box(view.window)
-        with self.emitter.scope(f"{name}/index"):
-            index = self._read_index(source, number, view, boxed, target, sliding, padded=pad_value is not None)
-        pool = self._pool(source, view, own, boxed, pad_value)
-        cell_bytes = view.channels * np.dtype(view.dtype).itemsize
-        return self._gather(pool, index, name, target.memory(cell_bytes, sliding), target.memory(_INDEX_BYTES, sliding))
+        cells = self._cells(source, target, maps, pad_value, name)
+        return self._ordered(cells, source.axes, name, target.memory(source.cell_bytes, maps))
 
-    def _read_index(
-        self,
-        source: gs.Variable,
-        number: int,
-        view: View,
-        boxed: Box,
-        target: Box,
-        sliding: tuple[Sliding, Sliding],
-        *,
-        padded: bool,
-    ) -> IntArray:
+    def blend(self, source: Source, target: Box, maps: tuple[Blend, Blend], name: str) -> gs.Variable:
+        """Weighted sums of what the cells of `target` lie between: a linear Resize.
+
+        Along an axis the weight of input row i for a cell at position p is max(0, 1 − |p − i|), so that two products
+        with small matrices, one an axis, give the window, whatever the scale.
+        """
+        cells = self._cells(source, target, maps, 0.0, name)
+        with self.emitter.scope(f"{name}/weights"):
+            tall, wide = (self._weights(target, axis, blend, source.view.dtype) for axis, blend in enumerate(maps))
+            keep = self.emitter.constant(np.array([0, 0, -1], np.int64))
+            split = self.emitter.constant(np.array([0, 0, -1, source.view.channels], np.int64))
+            every = self.emitter.op("Unsqueeze", wide, self.emitter.constant(np.array([1], np.int64)))
+        rows = self.emitter.op("MatMul", tall, self.emitter.op("Reshape", cells, keep), name=f"{name}/rows")
+        both = self.emitter.op("MatMul", every, self.emitter.op("Reshape", rows, split), name=f"{name}/cells")
+        memory = target.memory(source.cell_bytes)
+        self.emitter.sizes.update({rows.name: memory, both.name: memory})
+        return self._ordered(both, source.axes, name, memory)
+
+    def pick(
+        self, raw: gs.Variable, target: Box, maps: tuple[Expanding, Expanding], channels: int, dtype: str, name: str
+    ) -> gs.Variable:
+        """The cells of `target` out of a map [Q, C, raw rows, raw columns] that holds more.
+
+        Args:
+            raw: what an expanding operator makes of the cells that `target` reads.
+            target: the box that is wanted.
+            maps: how the operator expands, along each axis.
+            channels, dtype: of the map.
+            name: of the result.
+        """
+        counts = [axis.raw_count(n) for axis, n in zip(maps, target.sizes, strict=True)]
+        offsets = [axis.raw_offset(start) for axis, start in zip(maps, target.starts, strict=True)]
+        reads = [
+            AxisRead(offset, size, 0, count, 0, False)
+            for offset, size, count in zip(offsets, target.sizes, counts, strict=True)
+        ]
+        with self.emitter.scope(f"{name}/index"):
+            index = geometry.window_index(reads[0], reads[1], self._query * counts[0] * counts[1], self.xp)
+        cell_bytes = channels * np.dtype(dtype).itemsize
+        table = self._rows(raw, NCHW, channels, f"{name}/raw")
+        cells = self._gather(table, index, f"{name}/cells", target.memory(cell_bytes), target.memory(_INDEX_BYTES))
+        return self._ordered(cells, NCHW, name, target.memory(cell_bytes))
+
+    def read_constant(self, values: Array, axes: Axes, target: Box, name: str) -> gs.Variable:
+        """The part of a constant map [1, C, H, W], or in another order, that lies in a box."""
+        channels, rows, cols = (values.shape[axis] for axis in (axes.channel, axes.rows, axes.cols))
+        table = self.emitter.constant(values.transpose(axes.to_rows).reshape(rows * cols, channels), f"{name}/rows")
+        reads = [
+            AxisRead(target.starts[axis], target.sizes[axis], target.starts[axis], 0, extent, False)
+            for axis, extent in enumerate((rows, cols))
+        ]
+        with self.emitter.scope(f"{name}/index"):
+            index = geometry.map_index(reads[0], reads[1], 0, 0, self.xp)
+        memory = target.memory(channels * values.dtype.itemsize)
+        return self._ordered(
+            self._gather(table, index, f"{name}/cells", memory, target.memory(_INDEX_BYTES)), axes, name, memory
+        )
+
+    def _cells(self, source: Source, target: Box, maps: Maps, pad_value: float | None, name: str) -> gs.Variable:
+        """[Q, read rows, read columns, C]."""
+        boxed = self.box(source.view.window)
+        padded = pad_value is not None and any(axis.looks_outside for axis in maps)
+        with self.emitter.scope(f"{name}/index"):
+            index = self._read_index(source, boxed, target, maps, padded=padded)
+        pool = self._pool(source, boxed, pad_value if padded else None)
+        memory = target.memory(source.cell_bytes, maps)
+        return self._gather(pool, index, f"{name}/cells", memory, target.memory(_INDEX_BYTES, maps))
+
+    def _read_index(self, source: Source, boxed: Box, target: Box, maps: Maps, *, padded: bool) -> IntArray:
         """`geometry.overlay_index` for the pool that `_pool` makes."""
-        first_row = self.xp.wrap(self._element(self._view_rows.tensor, number, name=f"{view.name}/first_row"))
-        held_cells = self._dimension(source, 0)
+        view = source.view
+        first_row = self.xp.wrap(self._element(self._view_rows.tensor, source.number, name=f"{view.name}/first_row"))
+        held_cells = self._dimension(source.tensor, 0)
         reads = [
             AxisRead(
-                geometry.read_begin(target.starts[axis], sliding[axis]),
-                geometry.read_count(target.sizes[axis], sliding[axis]),
+                maps[axis].begin(target.starts[axis], self.xp),
+                maps[axis].count(target.sizes[axis], self.xp),
                 boxed.starts[axis],
                 boxed.sizes[axis],
                 (view.rows, view.cols)[axis],
-                padded and (sliding[axis].pad > 0 or sliding[axis].pad_end > 0),
+                padded and maps[axis].looks_outside,
+                _table(maps[axis]),
             )
             for axis in (0, 1)
         ]
@@ -175,41 +242,51 @@ class Overlay:
         index: IntArray = geometry.overlay_index(reads[0], reads[1], first_row, held_cells, own_index, self.xp)
         return index
 
-    def _pool(
-        self, source: gs.Variable, view: View, own: gs.Variable | None, boxed: Box, pad_value: float | None
-    ) -> gs.Variable:
+    def _pool(self, source: Source, boxed: Box, pad_value: float | None) -> gs.Variable:
         """`Concat(view rows, pad row, window rows)`."""
-        cell_bytes = view.channels * np.dtype(view.dtype).itemsize
-        maps = self._content if own is None else own
-        last = self.emitter.op("Transpose", maps, name=f"{view.tensor}/channels_last", perm=TO_ROWS)
-        flat = self.emitter.constant(np.array([-1, view.channels], np.int64))
-        rows = self.emitter.op("Reshape", last, flat, name=f"{view.tensor}/window_rows")
-        self.emitter.sizes[last.name] = boxed.memory(cell_bytes)
-        parts = [source, rows]
+        view = source.view
+        axes = NCHW if source.own is None else source.axes
+        rows = self._rows(self._content if source.own is None else source.own, axes, view.channels, view.tensor)
+        self.emitter.sizes[rows.name] = boxed.memory(source.cell_bytes)
+        parts = [source.tensor, rows]
         if pad_value is not None:
             parts.insert(1, self.emitter.constant(np.full((1, view.channels), pad_value, view.dtype), "pad_row"))
         pool = self.emitter.op("Concat", *parts, name=f"{view.tensor}/overlay", axis=0)
-        self.emitter.sizes[pool.name] = boxed.memory(cell_bytes) + Bytes(fixed=view.rows * view.cols * cell_bytes)
+        held = Bytes(fixed=view.rows * view.cols * source.cell_bytes)
+        self.emitter.sizes[pool.name] = boxed.memory(source.cell_bytes) + held
         return pool
 
-    def read_constant(self, values: Array, target: Box, name: str) -> gs.Variable:
-        """The part of a constant map [C, H, W] that lies in a box. Returns [Q, C, rows, columns]."""
-        channels, rows, cols = values.shape
-        table = self.emitter.constant(values.transpose(1, 2, 0).reshape(rows * cols, channels), f"{name}/rows")
-        axes = [
-            AxisRead(target.starts[axis], target.sizes[axis], target.starts[axis], 0, values.shape[axis + 1], False)
-            for axis in (0, 1)
-        ]
-        with self.emitter.scope(f"{name}/index"):
-            index = geometry.map_index(axes[0], axes[1], 0, 0, self.xp)
-        memory = target.memory(channels * values.dtype.itemsize)
-        return self._gather(table, index, name, memory, target.memory(_INDEX_BYTES))
+    def _rows(self, maps: gs.Variable, axes: Axes, channels: int, name: str) -> gs.Variable:
+        """Maps of all queries as rows [cells, C]."""
+        last = maps
+        if axes != NHWC:
+            last = self.emitter.op("Transpose", maps, name=f"{name}/channels_last", perm=axes.to_rows)
+        flat = self.emitter.constant(np.array([-1, channels], np.int64))
+        return self.emitter.op("Reshape", last, flat, name=f"{name}/window_rows")
+
+    def _ordered(self, cells: gs.Variable, axes: Axes, name: str, memory: Bytes) -> gs.Variable:
+        """[Q, rows, columns, C] in the order of these axes."""
+        if axes == NHWC:
+            return cells
+        maps = self.emitter.op("Transpose", cells, name=name, perm=axes.from_rows)
+        self.emitter.sizes[maps.name] = memory
+        return maps
 
     def _gather(self, table: gs.Tensor, index: IntArray, name: str, memory: Bytes, index_memory: Bytes) -> gs.Variable:
-        cells = self.emitter.op("Gather", table, index.tensor, name=f"{name}/cells", axis=0)
-        maps = self.emitter.op("Transpose", cells, name=name, perm=TO_MAPS)
-        self.emitter.sizes.update({index.tensor.name: index_memory, cells.name: memory, maps.name: memory})
-        return maps
+        cells = self.emitter.op("Gather", table, index.tensor, name=name, axis=0)
+        self.emitter.sizes.update({index.tensor.name: index_memory, cells.name: memory})
+        return cells
+
+    def _weights(self, target: Box, axis: int, blend: Blend, dtype: str) -> gs.Variable:
+        """Weights [Q, rows of the box, rows that it reads] along one axis."""
+        wanted = target.starts[axis] + self.xp.expand_dims(self.xp.arange(target.sizes[axis]), 1)
+        read = blend.begin(target.starts[axis], self.xp) + self.xp.arange(blend.count(target.sizes[axis], self.xp))
+        positions = self.emitter.constant(np.array(blend.positions, dtype), f"{self.emitter.scoped}/positions")
+        where = self.emitter.op("Gather", positions, wanted.tensor, axis=0)
+        rows = self.emitter.op("Cast", read.tensor, to=np.dtype(dtype).type)
+        distance = self.emitter.op("Abs", self.emitter.op("Sub", where, rows))
+        one = self.emitter.constant(np.ones((), dtype))
+        return self.emitter.op("Relu", self.emitter.op("Sub", one, distance))
 
     # ---------------------------------------------------------------------------------------- small change
 
@@ -232,3 +309,7 @@ class Overlay:
 
     def _flat(self, tensor: gs.Variable) -> gs.Variable:
         return self.emitter.op("Reshape", tensor, self.emitter.constant(np.array([-1], np.int64)))
+
+
+def _table(axis: AxisMap) -> tuple[int, ...] | None:
+    return axis.source if isinstance(axis, Lookup) else None

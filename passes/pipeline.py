@@ -97,7 +97,7 @@ def compile_graphs(
     layout = plan_layout(net, regions, patch)
     moving = frozenset(regions.states)
     lost = lost_batch_axes(net, moving, frozenset(layout.window_of))
-    base = build_base(net, layout.views)
+    base = build_base(net, layout)
     incremental, peak = build_incremental(net, layout, patch, moving, lost)
     plan = Plan(
         format=FORMAT,

@@ -5,7 +5,7 @@ is the same wherever it is made.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,8 +16,9 @@ from krypton_onnx.geometry import Program, Sliding, Step, unchanged
 from krypton_onnx.passes import network
 from krypton_onnx.passes.flops import flops_per_cell
 from krypton_onnx.passes.network import Network, describe, outputs, static_shape
-from krypton_onnx.passes.operators import WindowRule
+from krypton_onnx.passes.operators import Axes, WindowRule
 from krypton_onnx.passes.regions import Dense, Regions, Windowed, used_names
+from krypton_onnx.passes.through import Through, read_through
 from krypton_onnx.plan import DenseNode, Read, View, Window
 
 DENSE_COVERAGE = 0.75
@@ -44,6 +45,8 @@ class Layout:
         window_of: index into windows, by name, for every tensor that is computed in windows.
         rules: the window rules of the nodes that compute them, by first output.
         views: the tensors that are read through the overlay.
+        axes: of every tensor that is computed in windows, and of the image.
+        through: the dequantized tensors, which are read as their quantized sources.
         dense: the nodes at which windows end, and why.
     """
 
@@ -52,6 +55,8 @@ class Layout:
     window_of: dict[str, int]
     rules: dict[str, WindowRule]
     views: tuple[View, ...]
+    axes: dict[str, Axes]
+    through: Through
     dense: tuple[DenseNode, ...]
 
 
@@ -68,8 +73,10 @@ def plan_layout(net: Network, regions: Regions, patch: tuple[int, int]) -> Layou
     groups = _share_windows(net, regions, windowed, areas)
     program, windows, window_of = _windows(net, regions, groups)
     rules = {name: rule for name, rule in regions.rules.items() if name in windowed}
-    views = _views(net, regions, rules, window_of)
-    return Layout(program, windows, window_of, rules, views, dense)
+    through = read_through(net, windowed)
+    views = _views(net, regions, _reads(net, rules, window_of, through), window_of)
+    axes = {name: regions.axes(name) for name in windowed}
+    return Layout(program, windows, window_of, rules, views, axes, through, dense)
 
 
 def batch_for(query_bytes: int) -> int:
@@ -173,25 +180,27 @@ def _hull(program: list[Step], steps: tuple[int, ...]) -> int:
     return program.index(hull)
 
 
-def _views(net: Network, regions: Regions, rules: dict[str, WindowRule], window_of: dict[str, int]) -> tuple[View, ...]:
+def _views(
+    net: Network, regions: Regions, wanted: Iterable[tuple[str, Read]], window_of: dict[str, int]
+) -> tuple[View, ...]:
     """The tensors that some reader cannot take as they are computed, with all such readers."""
     reads: dict[str, list[Read]] = {}
-    for tensor, read in _reads(net, rules, window_of):
+    for tensor, read in wanted:
         known = reads.setdefault(tensor, [])
         if read not in known:
             known.append(read)
     tensors = net.graph.tensors()
     views = []
     for name, readers in reads.items():
-        _, channels, rows, cols = static_shape(tensors[name]) or (0, 0, 0, 0)
+        shape, axes = static_shape(tensors[name]) or (0, 0, 0, 0), regions.axes(name)
         dtype = np.dtype(tensors[name].dtype).name
         view = View(
             network.fresh_name(net.graph, f"{name}/view"),
             name,
             window_of.get(name),
-            rows,
-            cols,
-            channels,
+            shape[axes.rows],
+            shape[axes.cols],
+            shape[axes.channel],
             dtype,
             tuple(readers),
         )
@@ -199,16 +208,20 @@ def _views(net: Network, regions: Regions, rules: dict[str, WindowRule], window_
     return tuple(views)
 
 
-def _reads(net: Network, rules: dict[str, WindowRule], window_of: dict[str, int]) -> Iterator[tuple[str, Read]]:
+def _reads(
+    net: Network, rules: dict[str, WindowRule], window_of: dict[str, int], through: Through
+) -> Iterator[tuple[str, Read]]:
+    """Every read through the overlay: the tensor, and what is read of it."""
     whole = Read(None, Sliding(), Sliding())
     windowed = {net.image, *window_of}
     for node in net.graph.nodes:
         result = node.outputs[0].name
         for name in dict.fromkeys(n for n in used_names(node) if n in windowed):
             if result not in window_of:
-                yield name, whole
+                yield through.source(name, None)[0], whole
             elif not rules[result].is_pointwise or window_of.get(name) != window_of[result]:
-                yield name, Read(window_of[result], rules[result].rows, rules[result].cols)
+                rule = rules[result]
+                yield through.source(name, rule.pad_value)[0], Read(window_of[result], rule.rows, rule.cols)
     for tensor in net.graph.outputs:
         if tensor.name in windowed:
-            yield tensor.name, whole
+            yield through.source(tensor.name, None)[0], whole

@@ -7,7 +7,7 @@ import onnx_graphsurgeon as gs
 from krypton_onnx import geometry
 from krypton_onnx.geometry import Program, Step, unchanged
 from krypton_onnx.passes.network import Network, describe, outputs, static_shape
-from krypton_onnx.passes.operators import NoRule, WindowRule, window_rule
+from krypton_onnx.passes.operators import NCHW, Axes, NoRule, WindowRule, window_rule
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,9 +16,11 @@ class Windowed:
 
     Attributes:
         step: index into the region program.
+        axes: which of its axes is which.
     """
 
     step: int
+    axes: Axes
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,20 +61,20 @@ class Regions:
         assert isinstance(state, Windowed)
         return self.program[state.step]
 
+    def axes(self, tensor: str) -> Axes:
+        """Which axes of a windowed tensor are which."""
+        state = self.states[tensor]
+        assert isinstance(state, Windowed)
+        return state.axes
+
 
 def analyse_regions(net: Network) -> Regions:
     """Walk the graph once, in topological order, and carry regions through the table of window rules."""
     _, _, height, width = static_shape(net.image_tensor) or (0, 0, 0, 0)
-    program = [geometry.patch_step(height, width)]
-    states: dict[str, State] = {net.image: Windowed(0)}
-    rules: dict[str, WindowRule] = {}
+    analysis = _Analysis(net.image, height, width)
     for node in net.graph.nodes:
-        reached = [states[name] for name in used_names(node) if name in states]
-        if not reached:
-            continue
-        state = _state_after(node, reached, frozenset(states), program, rules)
-        states.update({t.name: state for t in outputs(node)})
-    return Regions(tuple(program), states, rules)
+        analysis.visit(node)
+    return Regions(tuple(analysis.program), analysis.states, analysis.rules)
 
 
 def used_names(node: gs.Node) -> list[str]:
@@ -83,28 +85,44 @@ def used_names(node: gs.Node) -> list[str]:
     return names
 
 
-def _state_after(
-    node: gs.Node,
-    reached: list[State],
-    moving: frozenset[str],
-    program: list[Step],
-    rules: dict[str, WindowRule],
-) -> State:
-    for state in reached:
-        if isinstance(state, Dense):
-            return state
-    rule = window_rule(node, moving)
-    if isinstance(rule, NoRule):
-        return Dense(rule.reason, describe(node))
-    rules[node.outputs[0].name] = rule
-    sources = tuple(sorted({s.step for s in reached if isinstance(s, Windowed)}))
-    if rule.is_pointwise and len(sources) == 1:
-        return Windowed(sources[0])
-    rows, cols = (static_shape(node.outputs[0]) or (0, 0, 0, 0))[2:]
-    if rule.is_pointwise:
-        step = Step(sources, unchanged(rows), unchanged(cols))
-    else:
-        step = Step(sources, rule.rows.transfer(rows), rule.cols.transfer(cols))
-    if step not in program:
-        program.append(step)
-    return Windowed(program.index(step))
+class _Analysis:
+    """What is known so far on the walk."""
+
+    def __init__(self, image: str, height: int, width: int) -> None:
+        self.program = [geometry.patch_step(height, width)]
+        self.states: dict[str, State] = {image: Windowed(0, NCHW)}
+        self.rules: dict[str, WindowRule] = {}
+        self._numbers = {self.program[0]: 0}
+
+    def visit(self, node: gs.Node) -> None:
+        """Give the node's outputs a state, if it depends on the image."""
+        reached = {name: self.states[name] for name in used_names(node) if name in self.states}
+        if reached:
+            state = self._state_after(node, reached)
+            self.states.update({t.name: state for t in outputs(node)})
+
+    def _state_after(self, node: gs.Node, reached: dict[str, State]) -> State:
+        windowed: dict[str, Windowed] = {}
+        for name, state in reached.items():
+            if isinstance(state, Dense):
+                return state
+            windowed[name] = state
+        rule = window_rule(node, {name: state.axes for name, state in windowed.items()})
+        if isinstance(rule, NoRule):
+            return Dense(rule.reason, describe(node))
+        self.rules[node.outputs[0].name] = rule
+        sources = tuple(sorted({state.step for state in windowed.values()}))
+        if rule.is_pointwise and len(sources) == 1:
+            return Windowed(sources[0], rule.axes)
+        shape = static_shape(node.outputs[0]) or (0, 0, 0, 0)
+        rows, cols = shape[rule.axes.rows], shape[rule.axes.cols]
+        if rule.is_pointwise:
+            return Windowed(self._number(Step(sources, unchanged(rows), unchanged(cols))), rule.axes)
+        return Windowed(self._number(Step(sources, rule.rows.transfer(rows), rule.cols.transfer(cols))), rule.axes)
+
+    def _number(self, step: Step) -> int:
+        """Its place in the program; a step that is known already keeps its own."""
+        number = self._numbers.setdefault(step, len(self.program))
+        if number == len(self.program):
+            self.program.append(step)
+        return number

@@ -20,7 +20,8 @@ from krypton_onnx.passes import network
 from krypton_onnx.passes.network import Array, Network, describe, static_shape, values
 
 POOLS = ("MaxPool", "AveragePool", "LpPool")
-_SLIDING = ("Conv", *POOLS)
+_WEIGHT = {"Conv": 1, "ConvInteger": 1, "QLinearConv": 3, "ConvTranspose": 1}
+_SLIDING = ("Conv", "ConvInteger", "QLinearConv", *POOLS)
 # Quantization stays visible to ONNX Runtime's own fusions.
 _NEVER_FOLDED = {"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"}
 _RANDOM = {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Multinomial", "Bernoulli"}
@@ -65,10 +66,10 @@ def sliding_axes(node: gs.Node, kernel: tuple[int, ...]) -> tuple[Sliding, ...]:
 
 
 def kernel_shape(node: gs.Node) -> tuple[int, ...] | None:
-    """The kernel's extents; a Conv may leave them to its weight."""
+    """The kernel's extents; a convolution may leave them to its weight."""
     if "kernel_shape" in node.attrs:
         return tuple(node.attrs["kernel_shape"])
-    weight = static_shape(node.inputs[1]) if node.op == "Conv" else None
+    weight = static_shape(node.inputs[_WEIGHT[node.op]]) if node.op in _WEIGHT else None
     return weight[2:] if weight else None
 
 
@@ -79,6 +80,8 @@ def _explicit_padding(graph: gs.Graph) -> bool:
     """
     changed = False
     for node in list(graph.nodes):
+        if node.op == "ConvTranspose":
+            changed |= _spell_out_transposed(node)
         kernel = kernel_shape(node) if node.op in _SLIDING else None
         shape = static_shape(node.inputs[0]) if kernel else None
         if kernel is None or shape is None:
@@ -113,6 +116,27 @@ def _spell_out_auto_pad(node: gs.Node, kernel: tuple[int, ...], extents: tuple[i
             geometry.same_padding(n, w.span, w.stride, upper=mode == "SAME_UPPER")
             for n, w in zip(extents, windows, strict=True)
         ]
+    node.attrs["pads"] = [begin for begin, _ in pads] + [end for _, end in pads]
+    return True
+
+
+def _spell_out_transposed(node: gs.Node) -> bool:
+    """Turn auto_pad and output_shape of a ConvTranspose into pads and output_padding."""
+    kernel, shape = kernel_shape(node), static_shape(node.inputs[0])
+    mode, wanted = node.attrs.get("auto_pad", "NOTSET"), node.attrs.get("output_shape")
+    if kernel is None or shape is None or (mode in ("NOTSET", "VALID") and not wanted):
+        return False
+    windows, extra = sliding_axes(node, kernel), node.attrs.get("output_padding", [0] * len(kernel))
+    extents = wanted[-len(kernel) :] if wanted else [n * w.stride for n, w in zip(shape[2:], windows, strict=True)]
+    natural = [(n - 1) * w.stride + w.span + e for n, w, e in zip(shape[2:], windows, extra, strict=True)]
+    if any(extent > most for extent, most in zip(extents, natural, strict=True)):
+        return False  # it would have to be padded, which no attribute says
+    pads = [
+        geometry.transposed_padding(most - extent, upper=mode == "SAME_UPPER")
+        for extent, most in zip(extents, natural, strict=True)
+    ]
+    node.attrs.pop("auto_pad", None)
+    node.attrs.pop("output_shape", None)
     node.attrs["pads"] = [begin for begin, _ in pads] + [end for _, end in pads]
     return True
 

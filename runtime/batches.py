@@ -73,5 +73,4 @@ def _band(view: View, starts: list[Integers], sizes: Integers) -> tuple[int, int
 def _read_band(view: View, read: Read, starts: list[Integers], sizes: Integers) -> tuple[int, int]:
     if read.window is None:
         return 0, view.rows
-    begin = geometry.read_begin(starts[read.window], read.rows)
-    return geometry.band(begin, geometry.read_count(int(sizes[read.window]), read.rows), view.rows)
+    return geometry.band(read.rows, starts[read.window], int(sizes[read.window]), view.rows)

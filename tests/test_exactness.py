@@ -29,6 +29,7 @@ from twin import (
 
 import krypton_onnx as kx
 from krypton_onnx import geometry
+from krypton_onnx.geometry import Sliding
 from krypton_onnx.models import build
 from krypton_onnx.verification import OutputCheck, Probe, check_output
 
@@ -260,8 +261,8 @@ def test_a_window_that_is_too_small_is_seen(residual: Twin) -> None:
 
 @pytest.mark.parametrize("wrong", [-1, 1])
 def test_a_window_in_the_wrong_place_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wrong: int) -> None:
-    right = geometry.read_begin
-    monkeypatch.setattr(geometry, "read_begin", lambda start, window: right(start, window) + wrong * (window.pad > 0))
+    right = Sliding.begin
+    monkeypatch.setattr(Sliding, "begin", lambda axis, *args: right(axis, *args) + wrong * (axis.pad > 0))
     pair = twin(Net(residual_net(), (3, 20, 26)), tmp_path, (4, 4))
     checks = pair.check(probe(np.random.default_rng(0), pair.base.image.shape, (4, 4), 12))
     assert not any(check.exact for check in checks)
@@ -279,7 +280,7 @@ def test_a_wrong_padding_value_is_seen(tmp_path: Path, monkeypatch: pytest.Monke
     queries = probe(np.random.default_rng(0), (3, 16, 16), (4, 4), 12)
     (right,) = twin(Net(pooled, (3, 16, 16)), tmp_path, (4, 4)).check(queries)
     assert right.exact
-    monkeypatch.setattr("krypton_onnx.passes.operators.lowest", lambda dtype: np.zeros((), dtype))
+    monkeypatch.setattr("krypton_onnx.passes.rules.sliding.lowest", lambda dtype: np.zeros((), dtype))
     (wrong,) = twin(Net(pooled, (3, 16, 16)), tmp_path, (4, 4)).check(queries)
     assert not wrong.exact
 

@@ -166,7 +166,7 @@ def test_overlay_index_reads_what_lies_on_top(data):
     own = tuple(data.draw(st.integers(1, e)) for e in extents)
     queries = data.draw(st.integers(1, 3))
     window = data.draw(slidings)
-    axes, wanted = [], []
+    axes, wanted, wanted_starts, counts = [], [], [], []
     for extent, n in zip(extents, own, strict=True):
         out = window.extent(extent)
         if out < 1:
@@ -174,10 +174,12 @@ def test_overlay_index_reads_what_lies_on_top(data):
         count = data.draw(st.integers(1, out))
         starts = np.array([data.draw(st.integers(0, out - count)) for _ in range(queries)])
         own_start = np.array([data.draw(st.integers(0, extent - n)) for _ in range(queries)])
-        begin, rows = geometry.read_begin(starts, window), geometry.read_count(count, window)
+        begin, rows = window.begin(starts), window.count(count)
         axes.append(AxisRead(begin[:, None, None], rows, own_start[:, None, None], n, extent, padded=True))
         wanted.append(begin[:, None] + np.arange(rows))
-    first, stop = geometry.band(axes[0].begin, axes[0].count, extents[0])
+        wanted_starts.append(starts)
+        counts.append(count)
+    first, stop = geometry.band(window, wanted_starts[0], counts[0], extents[0])
     pad = (stop - first) * extents[1]
     index = geometry.overlay_index(
         axes[0], axes[1], first, pad, pad + 1 + np.arange(queries)[:, None, None] * own[0] * own[1]

@@ -1,0 +1,1 @@
+"""The window rules by family: one module each, brought together by `krypton_onnx.passes.operators`."""

@@ -1,0 +1,210 @@
+"""Every operator with a window rule, in the middle of a small net: it runs on windows, and the answers are exact."""
+
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from nets import Array, Net
+from onnx import TensorProto, helper
+from twin import FLOAT, average, normal, probe, small_net, twin
+
+node = helper.make_node
+C, H, W = 4, 29, 34
+IMAGE = (3, H, W)
+Layer = tuple[list[onnx.NodeProto], dict[str, Any]]
+
+
+def one(op: str, *extra: Any, **attrs: Any) -> Layer:
+    """x → op → z, with further constant operands (None for an absent one)."""
+    names = ["" if value is None else f"k{i}" for i, value in enumerate(extra)]
+    weights = {name: np.asarray(value) for name, value in zip(names, extra, strict=True) if name}
+    return [node(op, ["x", *names], ["z"], name="under_test", **attrs)], weights
+
+
+def net(layer: Layer, channels: int = C, opset: int = 17) -> onnx.ModelProto:
+    """conv → x → the layer → z → conv → relu → the output, and a second output that is the map itself."""
+    nodes, weights = layer
+    before = [node("Conv", ["image", "first"], ["x"], pads=[1, 1, 1, 1], name="before")]
+    after = [
+        node("Conv", ["z", "second"], ["c"], pads=[1, 1, 1, 1], name="after"),
+        node("Relu", ["c"], ["map"]),
+        *average("map", "y"),
+    ]
+    more = {"first": normal(C, 3, 3, 3), "second": normal(3, channels, 3, 3, scale=0.6)}
+    outputs = {"y": (FLOAT, None), "map": (FLOAT, None)}
+    return small_net(
+        [*before, *nodes, *after],
+        {**more, **weights},
+        outputs=outputs,
+        opset=opset,
+        inputs={"image": ["N", *IMAGE]},
+        domains=["com.microsoft"],
+    )
+
+
+def answers_exactly(model: onnx.ModelProto, folder: Path, patch: tuple[int, int] = (4, 3)) -> set[str]:
+    """Compile, hold random queries to the definition of exact, and return the tensors computed in windows."""
+    pair = twin(Net(model, IMAGE), folder, patch)
+    rng = np.random.default_rng(3)
+    for size in (patch, (1, 1), (7, 9)):
+        for check in pair.check(probe(rng, IMAGE, size, 12)):
+            assert check.exact, (size, check)
+            assert check.moved > 1e-3
+    return {name for window in pair.session.plan.windows for name in window.tensors}
+
+
+RESIZES: list[tuple[str, Layer]] = [
+    (
+        f"{mode} {coordinates} {rounding} {what}",
+        one(
+            "Resize",
+            None,
+            *((None, np.array([1, C, *sizes])) if sizes else (np.array([1, 1, *scales], np.float32),)),
+            mode=mode,
+            coordinate_transformation_mode=coordinates,
+            nearest_mode=rounding,
+        ),
+    )
+    for (mode, roundings), coordinates, (what, scales, sizes) in product(
+        [("nearest", ["round_prefer_floor", "round_prefer_ceil", "floor", "ceil"]), ("linear", ["floor"])],
+        ["half_pixel", "asymmetric", "align_corners", "pytorch_half_pixel"],
+        [("twice", (2, 2), None), ("odd", (1.7, 0.6), None), ("sizes", None, (47, 21)), ("one axis", (1, 3), None)],
+    )
+    for rounding in (roundings if coordinates == "half_pixel" or what == "odd" else roundings[:1])
+]
+
+
+@pytest.mark.parametrize(("name", "layer"), RESIZES, ids=[name for name, _ in RESIZES])
+def test_resize(name: str, layer: Layer, tmp_path: Path) -> None:
+    assert "z" in answers_exactly(net(layer), tmp_path)
+
+
+def transposed(**attrs: Any) -> Layer:
+    groups = attrs.get("group", 1)
+    kernel = attrs.pop("kernel", (3, 3))
+    return one("ConvTranspose", normal(C, 4 // groups, *kernel), normal(4), **attrs)
+
+
+TRANSPOSED = {
+    "two by two": transposed(kernel=(2, 2), strides=[2, 2]),
+    "overlapping": transposed(kernel=(4, 4), strides=[2, 2], pads=[1, 1, 1, 1]),
+    "output padding": transposed(strides=[2, 3], pads=[1, 0, 1, 0], output_padding=[1, 2]),
+    "dilated": transposed(strides=[2, 1], dilations=[2, 3], pads=[1, 2, 0, 1]),
+    "grouped": transposed(strides=[2, 2], group=2),
+    "depthwise": transposed(kernel=(4, 4), strides=[2, 2], group=4, pads=[1, 1, 1, 1]),
+    "stride one": transposed(kernel=(5, 3), pads=[2, 1, 2, 1]),
+    "same upper": transposed(strides=[2, 2], auto_pad="SAME_UPPER"),
+    "same lower": transposed(kernel=(4, 3), strides=[2, 2], auto_pad="SAME_LOWER"),
+    "output shape": transposed(strides=[2, 2], output_shape=[58, 67]),
+    "output shape, upper": transposed(kernel=(5, 4), strides=[2, 2], output_shape=[58, 67], auto_pad="SAME_UPPER"),
+}
+
+
+@pytest.mark.parametrize("name", TRANSPOSED)
+def test_transposed_convolution(name: str, tmp_path: Path) -> None:
+    assert "z" in answers_exactly(net(TRANSPOSED[name], channels=4), tmp_path)
+
+
+AXES = {"spatial": [2, 3], "all": [0, 1, 2, 3]}
+SPATIAL = {
+    "Pad": one("Pad", np.array([0, 0, 1, 2, 0, 0, 3, 0]), np.float32(-0.7)),
+    "Pad, cropping": one("Pad", np.array([0, 0, -2, 2, 0, 0, 0, -3]), np.float32(0.5)),
+    "Pad by edges": one("Pad", np.array([0, 0, 2, 1, 0, 0, 0, 3]), mode="edge"),
+    "Pad by reflection": one("Pad", np.array([0, 0, 2, 1, 0, 0, 4, 3]), mode="reflect"),
+    "Slice of rows": one("Slice", np.array([3]), np.array([-2]), np.array([2])),
+    "Slice with steps": one("Slice", np.array([1, 0]), np.array([99, -1]), np.array([-2, 3]), np.array([2, 3])),
+    "Gather of columns": one("Gather", np.arange(0, W, 3), axis=-1),
+    "SpaceToDepth": (
+        [node("Slice", ["x", "k0", "k1", "k2"], ["s"]), node("SpaceToDepth", ["s"], ["z"], blocksize=2)],
+        {"k0": np.array([1]), "k1": np.array([H]), "k2": np.array([2])},
+    ),
+    "DepthToSpace": one("DepthToSpace", blocksize=2),
+    "DepthToSpace, CRD": one("DepthToSpace", blocksize=2, mode="CRD"),
+    "LpPool": one("LpPool", kernel_shape=[3, 2], p=2, pads=[1, 0, 1, 1], strides=[2, 1]),
+    "AveragePool": one("AveragePool", kernel_shape=[3, 2], pads=[1, 0, 1, 1], strides=[2, 1]),
+}
+CHANNELS = {"SpaceToDepth": 16, "DepthToSpace": 1, "DepthToSpace, CRD": 1}
+
+
+@pytest.mark.parametrize("name", SPATIAL)
+def test_rows_and_columns_that_move(name: str, tmp_path: Path) -> None:
+    assert "z" in answers_exactly(net(SPATIAL[name], channels=CHANNELS.get(name, C)), tmp_path)
+
+
+def test_pad_that_wraps(tmp_path: Path) -> None:
+    layer = one("Pad", np.array([1, 2, 0, 3]), None, np.array([2, 3]), mode="wrap")
+    assert "z" in answers_exactly(net(layer, opset=19), tmp_path)
+
+
+def test_a_map_read_backwards_is_whole(tmp_path: Path) -> None:
+    layer = one("Slice", np.array([-1]), np.array([np.iinfo(np.int64).min]), np.array([3]), np.array([-1]))
+    answers_exactly(net(layer), tmp_path)
+
+
+POINTWISE = {
+    "Slice of channels": (one("Slice", np.array([1]), np.array([3]), np.array([1])), 2),
+    "Gather of channels": (one("Gather", np.array([3, 0, 0, 2, 1]), axis=1), 5),
+    "Softmax": (one("Softmax", axis=1), C),
+    "LpNormalization": (one("LpNormalization", axis=1), C),
+    "ReduceMax": (one("ReduceMax", axes=[1]), 1),
+    "Einsum": ([node("Einsum", ["k0", "x"], ["z"], equation="oc,bchw->bohw")], {"k0": normal(5, C)}),
+    "a mean image": (one("Sub", normal(C, H, W)), C),
+    "Concat with coordinates": ([node("Concat", ["x", "k0"], ["z"], axis=1)], {"k0": normal(1, 2, H, W)}),
+    "Where": (
+        ([node("Greater", ["x", "k0"], ["g"]), node("Where", ["g", "x", "k1"], ["z"])],
+         {"k0": np.float32(0.1), "k1": normal(H, 1)}), C),
+    "Cast": (([node("Cast", ["x"], ["i"], to=TensorProto.INT32), node("Cast", ["i"], ["f"], to=FLOAT),
+               node("Add", ["f", "x"], ["z"])], {}), C),
+}  # fmt: skip
+POINTWISE["Einsum"] = (POINTWISE["Einsum"], 5)  # type: ignore[assignment]
+POINTWISE["Concat with coordinates"] = (POINTWISE["Concat with coordinates"], C + 2)  # type: ignore[assignment]
+
+
+@pytest.mark.parametrize("name", POINTWISE)
+def test_one_cell_at_a_time(name: str, tmp_path: Path) -> None:
+    layer, channels = POINTWISE[name]
+    assert "z" in answers_exactly(net(layer, channels=channels), tmp_path)
+
+
+def last(*nodes: onnx.NodeProto, **weights: Array) -> Layer:
+    """x → Transpose → the nodes, from "a" to "b", channels last → Transpose → z."""
+    return [
+        node("Transpose", ["x"], ["a"], perm=[0, 2, 3, 1]),
+        *nodes,
+        node("Transpose", ["b"], ["z"], perm=[0, 3, 1, 2]),
+    ], weights
+
+
+CHANNELS_LAST = {
+    "elementwise": last(node("Mul", ["a", "k0"], ["b"]), k0=normal(C)),
+    "a constant map": last(node("Mul", ["a", "k0"], ["b"]), k0=normal(H, W, 1)),
+    "MatMul": last(node("MatMul", ["a", "k0"], ["m"]), node("Add", ["m", "k1"], ["b"]), k0=normal(C, C), k1=normal(C)),
+    "LayerNormalization": last(node("LayerNormalization", ["a", "k0"], ["b"], axis=-1), k0=normal(C)),
+    "Softmax": last(node("Softmax", ["a"], ["b"])),
+    "Concat": last(node("Concat", ["a", "a"], ["m"], axis=3), node("Slice", ["m", "k0", "k1", "k2"], ["b"]),
+                   k0=np.array([1]), k1=np.array([1 + C]), k2=np.array([3])),
+    "Pad": last(node("Pad", ["a", "k0"], ["b"]), k0=np.array([0, 1, 2, 0, 0, 0, 1, 0])),
+    "Resize": last(node("Resize", ["a", "", "k0"], ["b"], mode="nearest"), k0=np.array([1, 2, 2, 1], np.float32)),
+    "linear Resize": last(node("Resize", ["a", "", "k0"], ["b"], mode="linear"), k0=np.array([1, 2, 2, 1], np.float32)),
+    "Einsum": last(node("Einsum", ["a", "k0"], ["b"], equation="bhwc,cd->bhwd"), k0=normal(C, C)),
+    "ReduceMean": last(node("ReduceMean", ["a"], ["m"], axes=[3]), node("Sub", ["a", "m"], ["b"])),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CHANNELS_LAST)
+def test_channels_last(name: str, tmp_path: Path) -> None:
+    windowed = answers_exactly(net(CHANNELS_LAST[name]), tmp_path)
+    assert {"a", "b", "z"} <= windowed
+
+
+def test_rows_and_columns_that_change_places(tmp_path: Path) -> None:
+    turned = [
+        node("Transpose", ["x"], ["a"], perm=[0, 1, 3, 2]),
+        node("MaxPool", ["a"], ["b"], kernel_shape=[3, 2], strides=[2, 1], pads=[1, 0, 0, 1]),
+        node("Transpose", ["b"], ["z"], perm=[0, 1, 3, 2]),
+    ]
+    model = net((turned, {}))
+    assert {"a", "b", "z"} <= answers_exactly(model, tmp_path)
