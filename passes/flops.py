@@ -23,11 +23,3 @@ def flops(node: gs.Node) -> int:
             return 2 * math.prod(result) * inner
         case _:
             return 0
-
-
-def flops_per_cell(node: gs.Node) -> int:
-    """Operations for one output cell (all channels) of a node whose output is a 4-D map; 0 for a node without."""
-    shape = static_shape(node.outputs[0])
-    if shape is None or len(shape) != 4:
-        return 0
-    return flops(node) // (shape[2] * shape[3])

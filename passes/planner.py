@@ -14,7 +14,7 @@ import onnx_graphsurgeon as gs
 from krypton_onnx import geometry
 from krypton_onnx.geometry import Program, Sliding, Step, unchanged
 from krypton_onnx.passes import network
-from krypton_onnx.passes.flops import flops_per_cell
+from krypton_onnx.passes.flops import flops
 from krypton_onnx.passes.network import Network, describe, outputs, static_shape
 from krypton_onnx.passes.operators import Axes, WindowRule
 from krypton_onnx.passes.regions import Dense, Regions, Windowed, used_names
@@ -165,8 +165,9 @@ def _windows(
         names = tuple(n.outputs[0].name for n in nodes)
         steps = tuple(sorted({s.step for s in (regions.states[n] for n in names) if isinstance(s, Windowed)}))
         step = _hull(program, steps)
+        rows, cols = program[step].extents
         window_of.update(dict.fromkeys(names, len(windows)))
-        windows.append(Window(step, names, sum(flops_per_cell(n) for n in nodes)))
+        windows.append(Window(step, names, sum(flops(n) for n in nodes) // (rows * cols)))
     return tuple(program), tuple(windows), window_of
 
 

@@ -1,6 +1,7 @@
 """The region algebra against brute force: dependency sets found by pushing marks through real sliding windows."""
 
 import itertools
+import math
 
 import numpy as np
 import pytest
@@ -8,12 +9,26 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from krypton_onnx import geometry
-from krypton_onnx.geometry import AxisRead, Sliding, Step, Transfer, unchanged
+from krypton_onnx.geometry import AxisMap, AxisRead, Blend, Expanding, Lookup, Sliding, Step, Transfer, unchanged
 
 
-def reached(marked: set[int], window: Sliding, extent: int) -> set[int]:
+def read_by(row: int, axis: AxisMap) -> set[int]:
+    """The input rows that one output row reads, padding included."""
+    match axis:
+        case Sliding():
+            return {row * axis.stride - axis.pad + i for i in range(axis.span)}
+        case Expanding():
+            reach = range((row + axis.pad) // axis.stride + 1)
+            return {i for i in reach if 0 <= row + axis.pad - i * axis.stride < axis.span}
+        case Lookup():
+            return {axis.source[row]}
+        case Blend():
+            return {math.floor(axis.positions[row]), math.ceil(axis.positions[row])}
+
+
+def reached(marked: set[int], axis: AxisMap, extent: int) -> set[int]:
     """Output rows that read a marked input row, by looking at every one of them."""
-    return {o for o in range(extent) if any(o * window.stride - window.pad + i in marked for i in range(window.span))}
+    return {o for o in range(extent) if read_by(o, axis) & marked}
 
 
 slidings = st.builds(
@@ -23,6 +38,26 @@ slidings = st.builds(
     pad=st.integers(0, 3),
     pad_end=st.integers(0, 3),
 )
+
+
+@st.composite
+def axes(draw, size):
+    """What an axis of `size` rows may be read by, and the extent of the result."""
+    kind = draw(st.sampled_from(["sliding", "sliding", "expanding", "lookup", "blend"]))
+    if kind == "sliding":
+        window = draw(slidings)
+        return window, window.extent(size)
+    if kind == "expanding":
+        stride = draw(st.integers(1, 3))
+        span = stride + draw(st.integers(0, 3))
+        cut = draw(st.integers(0, span - 1))
+        return Expanding(span, stride, cut), (size - 1) * stride + span - cut - draw(st.integers(0, 1))
+    extent = draw(st.integers(1, 2 * size))
+    if kind == "lookup":
+        rows = draw(st.lists(st.integers(-1, size - 1), min_size=extent, max_size=extent))
+        return Lookup(tuple(sorted(rows) if draw(st.booleans()) else rows), size), extent
+    places = st.floats(0, size - 1, width=32)
+    return Blend(tuple(sorted(draw(st.lists(places, min_size=extent, max_size=extent)))), size), extent
 
 
 @st.composite
@@ -40,8 +75,7 @@ def chains(draw):
             extents.append(extents[source])
             windows.append(Sliding())
             continue
-        window = draw(slidings)
-        extent = window.extent(extents[source])
+        window, extent = draw(axes(extents[source]))
         if extent < 1:
             continue
         steps.append(Step((source,), window.transfer(extent), window.transfer(extent)))
@@ -68,9 +102,51 @@ def test_regions_are_the_hull_of_what_the_patch_reaches(chain):
                 filled = set(range(min(h[0] for h in known), max(h[1] for h in known) + 1)) if known else set()
                 marked = reached(filled, window, step.rows.extent)
             hull = (min(marked), max(marked)) if marked else None
-            hulls.append(hull)
             first, last = (int(side[q]) for side in exact[index])
+            if isinstance(window, Lookup):  # a table in any order: the hull is covered, and not always exactly
+                assert hull is None or (first <= hull[0] and hull[1] <= last)
+                hull = (first, last) if first <= last else None
+            hulls.append(hull)
             assert hull == ((first, last) if first <= last else None)
+
+
+@given(st.data())
+@settings(max_examples=200, deadline=None)
+def test_a_table_in_ascending_order_is_exact(data):
+    size, extent = data.draw(st.integers(1, 12)), data.draw(st.integers(1, 20))
+    rows = sorted(data.draw(st.lists(st.integers(0, size - 1), min_size=extent, max_size=extent)))
+    carry = Lookup(tuple(rows), size).transfer(extent)
+    program = (geometry.patch_step(size, size), Step((0,), carry, carry))
+    patch = data.draw(st.integers(1, size))
+    origins = np.arange(size - patch + 1)
+    first, last = geometry.regions(program, 0, origins, patch)[1]
+    for q, origin in enumerate(origins):
+        marked = reached(set(range(origin, origin + patch)), Lookup(tuple(rows), size), extent)
+        assert (first[q] > last[q]) if not marked else (first[q], last[q]) == (min(marked), max(marked))
+
+
+@given(st.data())
+@settings(max_examples=300, deadline=None)
+def test_a_read_holds_what_its_window_needs(data):
+    """For any window, wherever it starts: the rows from `begin` on, `count` of them, and the band around both."""
+    size = data.draw(st.integers(1, 16))
+    axis, extent = data.draw(axes(size))
+    if extent < 1:
+        return
+    count = data.draw(st.integers(1, extent))
+    start = data.draw(st.integers(0, extent - count))
+    needed = {i for o in range(start, start + count) for i in read_by(o, axis) if 0 <= i < size}
+    first, stop = geometry.band(axis, np.array([start]), count, size)
+    assert all(first <= i < stop for i in needed)
+    if isinstance(axis, Lookup):
+        return
+    begin = int(axis.begin(start))
+    assert all(begin <= i < begin + axis.count(count) for i in needed)
+    if isinstance(axis, Expanding):
+        offset = axis.raw_offset(start)
+        assert offset >= 0
+        assert offset + count <= axis.raw_count(count)
+        assert begin * axis.stride - axis.pad + offset == start
 
 
 @given(chains())
