@@ -40,15 +40,15 @@ class Original(Source):
         shaken: the model with weights that differ in their last bits, which shows by how much.
     """
 
-    def __init__(self, path: Path, plan: Plan, others: dict[str, Array], options: ort.SessionOptions | None = None):
+    def __init__(self, path: Path, plan: Plan, others: dict[str, Array], optimised: Engine) -> None:
         self._plan, self._others, self._path = plan, others, path
-        self.optimised = Engine(path, options=options)
+        self.optimised = optimised
         batch = self.optimised.shapes[plan.image.name][0]
         self._batch = batch if isinstance(batch, int) else 1
 
     @cached_property
     def unoptimised(self) -> Engine:
-        return Engine(self._path, options=plain_options())
+        return engine(self._path, plain_options())
 
     @cached_property
     def jumps(self) -> bool:
@@ -67,7 +67,22 @@ class Original(Source):
                 moved = values * (1 + 4 * eps * rng.uniform(-1, 1, values.shape))
                 tensor.CopyFrom(numpy_helper.from_array(moved.astype(values.dtype), tensor.name))
         onnx.save(model, path)
-        return Engine(path)
+        return engine(path)
+
+
+def plain_options() -> ort.SessionOptions:
+    """No graph optimisation."""
+    options = quiet_options()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    return options
+
+
+def engine(path: Path, options: ort.SessionOptions | None = None) -> Engine:
+    """The source model in ONNX Runtime, which itself refuses some, as where it contradicts onnx about an extent."""
+    try:
+        return Engine(path, options=options)
+    except kx.KryptonError as error:
+        raise UnusableError(str(error)) from error
 
 
 @dataclass
@@ -136,13 +151,6 @@ class Twin:
         ]
 
 
-def plain_options() -> ort.SessionOptions:
-    """No graph optimisation."""
-    options = quiet_options()
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    return options
-
-
 def twin(
     net: Net, folder: Path, patch: tuple[int, int], seed: int = 0, options: ort.SessionOptions | None = None
 ) -> Twin:
@@ -153,36 +161,37 @@ def twin(
     """
     path = folder / "net.onnx"
     onnx.save(net.model, path)
-    runs(path, net)
+    optimised = engine(path, options)
+    image, others = random_feed(net, optimised, seed)
     artifact = kx.compile(
         path, folder / f"{patch[0]}x{patch[1]}.krypton", patch=patch, image_input="image", verify=False
     )
-    rng = np.random.default_rng(seed)
-    others = {i.name: random_input(rng, i) for i in artifact.plan.other_inputs}
     session = kx.Session(artifact, session_options=options)
-    image = noise(rng, net.image, net.dtype)
     base = session.materialize(image.transpose(1, 2, 0) if net.channels_last else image, others)
-    return Twin(Original(path, artifact.plan, others, options), session, base)
+    return Twin(Original(path, artifact.plan, others, optimised), session, base)
+
+
+def random_feed(net: Net, source: Engine, seed: int) -> tuple[Array, dict[str, Array]]:
+    """An image [C, H, W] and values for the other inputs, with which the source has run."""
+    rng = np.random.default_rng(seed)
+    image = noise(rng, net.image, net.dtype)
+    weights = {w.name for w in net.model.graph.initializer}
+    others = {}
+    for given in (i for i in net.model.graph.input if i.name not in weights and i.name != "image"):
+        kind = given.type.tensor_type
+        shape = [d.dim_value or 1 for d in kind.shape.dim]
+        others[given.name] = noise(rng, shape, helper.tensor_dtype_to_np_dtype(kind.elem_type).name)
+    one = image.transpose(1, 2, 0) if net.channels_last else image
+    batch = source.shapes["image"][0]
+    try:
+        source.run({"image": np.repeat(one[None], batch if isinstance(batch, int) else 1, axis=0), **others})
+    except kx.KryptonError as error:
+        raise UnusableError(str(error)) from error
+    return image, others
 
 
 def noise(rng: np.random.Generator, shape: Sequence[int], dtype: str) -> Array:
     return random_input(rng, TensorInfo("noise", dtype, tuple(shape)))
-
-
-def runs(path: Path, net: Net) -> None:
-    """ONNX Runtime itself refuses some models, as where it contradicts onnx about an extent."""
-    for options in (quiet_options(), plain_options()):
-        options.intra_op_num_threads = 1
-        try:
-            session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-            session.run(None, {i.name: zeros(i) for i in session.get_inputs()})
-        except Exception as error:  # ONNX Runtime's errors have no common class
-            raise UnusableError(str(error)) from error
-
-
-def zeros(given: ort.NodeArg) -> Array:
-    kinds = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(uint8)": np.uint8}
-    return np.zeros([d if isinstance(d, int) else 1 for d in given.shape], kinds[given.type])
 
 
 def probe(

@@ -1,0 +1,291 @@
+"""Hunt: random nets × random queries, compiled models beside their sources, until the time is up.
+
+    python bench/fuzz.py --graphs 20000 --seed 0 --processes 2 --minutes 60 --report out.json
+    python bench/fuzz.py --only 1234            # one seed, in this process, with what goes wrong
+    python bench/fuzz.py --shrink 1234 -o x.onnx  # the smallest net that still goes wrong
+
+Seeds are independent of each other: a hunt goes on where another stopped with `--seed` (the report's `next_seed`).
+Each worker is a process of its own, so that a crash costs one seed, which is counted, and not the hunt.
+"""
+
+import argparse
+import json
+import re
+import sys
+import tempfile
+import time
+import traceback
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from multiprocessing import get_context
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+
+import krypton_onnx as kx
+from krypton_onnx.runtime.engine import quiet_options
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+from nets import Net, Seeded, random_net
+from shrinking import Outcome, shrink
+from twin import UnusableError, probes, some_patch, twin
+
+QUERIES = 12
+"""Of the compiled patch, for each graph; about as many of other sizes come along."""
+
+SECONDS = 120
+"""A seed that takes longer hangs."""
+
+SCRATCH = "/dev/shm" if Path("/dev/shm").is_dir() else None
+
+
+@dataclass
+class Report:
+    """What a hunt found.
+
+    Attributes:
+        graphs: nets that were compared, with all their queries.
+        queries: queries that were compared.
+        discarded: nets that ONNX Runtime does not run, or not to finite numbers, by reason.
+        still: nets of which no query moved an output.
+        refused: seeds that did not compile or run, by message.
+        mismatches: seed, output, share of what is allowed, error, and operators of the net.
+        crashes: seeds of which the process died or hung.
+        windowed: by operator, image-dependent nodes with maps that ran in windows, and all of them.
+        frontiers: why windows ended, by reason.
+    """
+
+    graphs: int = 0
+    queries: int = 0
+    discarded: Counter[str] = field(default_factory=Counter)
+    still: int = 0
+    refused: dict[str, list[int]] = field(default_factory=dict)
+    mismatches: list[dict[str, Any]] = field(default_factory=list)
+    crashes: list[int] = field(default_factory=list)
+    windowed: dict[str, list[int]] = field(default_factory=dict)
+    frontiers: Counter[str] = field(default_factory=Counter)
+    next_seed: int = 0
+    seconds: float = 0.0
+
+    def add(self, outcome: Outcome) -> None:
+        """Count one more seed."""
+        self.next_seed = max(self.next_seed, outcome.seed + 1)
+        match outcome.kind:
+            case "discarded":
+                self.discarded[outcome.reason] += 1
+                return
+            case "crash":
+                self.crashes.append(outcome.seed)
+                return
+            case "refused":
+                self.refused.setdefault(outcome.reason, []).append(outcome.seed)
+                return
+            case "mismatch":
+                self.mismatches.append({"seed": outcome.seed, **outcome.detail})
+            case _:
+                pass
+        self.graphs += 1
+        self.queries += outcome.queries
+        self.still += outcome.still
+        self.frontiers.update(outcome.frontiers)
+        for operator, (windowed, total) in outcome.windowed.items():
+            known = self.windowed.setdefault(operator, [0, 0])
+            known[0] += windowed
+            known[1] += total
+
+    def summary(self) -> dict[str, Any]:
+        """All of it and the shares, for JSON."""
+        windowed, total = (sum(counts[i] for counts in self.windowed.values()) for i in (0, 1))
+        shares = {k: f"{a}/{b}" for k, (a, b) in sorted(self.windowed.items(), key=lambda kv: -kv[1][1])}
+        return {
+            **vars(self),
+            "windowed": shares,
+            "windowed_share": round(windowed / max(total, 1), 4),
+            "refused_count": sum(len(seeds) for seeds in self.refused.values()),
+            "ms_per_graph": round(1000 * self.seconds / max(self.graphs, 1), 1),
+        }
+
+
+# ------------------------------------------------------------------------------------------------------ one seed
+
+
+def drawn(seed: int) -> Net:
+    """The net of a seed."""
+    return random_net(Seeded(np.random.default_rng(seed)), seed)
+
+
+def attempt(seed: int, net: Net | None = None) -> Outcome:
+    """Compile the net of a seed, or another, and compare."""
+    rng = np.random.default_rng(seed)
+    net = net or drawn(seed)
+    patch = some_patch(rng, net)
+    options = quiet_options()
+    options.intra_op_num_threads = 1
+    outcome = Outcome(seed)
+    with tempfile.TemporaryDirectory(dir=SCRATCH) as folder:
+        try:
+            pair = twin(net, Path(folder), patch, seed, options)
+            checks = []
+            for probe in probes(rng, net, patch, QUERIES):
+                checks += pair.check(probe)
+                outcome.queries += len(probe.origins)
+        except UnusableError as error:
+            return Outcome(seed, "discarded", reason=plain(str(error)))
+        except kx.KryptonError as error:
+            return Outcome(seed, "refused", reason=plain(str(error)), detail={"message": str(error)})
+        except Exception as error:  # whatever a bug raises is a finding
+            where = traceback.extract_tb(error.__traceback__)[-1]
+            reason = f"{type(error).__name__} in {Path(where.filename).name}:{where.name}: {plain(str(error))}"
+            return Outcome(seed, "refused", reason=reason, detail={"message": traceback.format_exc()})
+    outcome.still = all(check.moved < 1e-3 for check in checks)
+    outcome.frontiers = [plain(node.reason) for node in pair.plan.dense]
+    outcome.windowed = windowed_share(net.model, {t for w in pair.plan.windows for t in w.tensors})
+    wrong = max((check for check in checks if not check.exact), key=lambda check: check.share, default=None)
+    if wrong is not None:
+        outcome.kind = "mismatch"
+        outcome.detail = {**asdict(wrong), "operators": sorted({n.op_type for n in net.model.graph.node})}
+    return outcome
+
+
+def plain(message: str) -> str:
+    """A message without names and numbers, so that equal causes are counted together."""
+    text = re.sub(r"/\S*/\S*", "…", message)
+    text = re.sub(r"'[^']*'|\([a-z]+\d+(\.\d+)?\)", "'…'", text)
+    return re.sub(r"-?\d+(\.\d+)?", "#", text)[-220:]
+
+
+def windowed_share(model: onnx.ModelProto, windowed: set[str]) -> dict[str, tuple[int, int]]:
+    """By operator, how many of the nodes that make maps from the image run in windows, and how many there are."""
+    moving = {"image"}
+    flat = {"Flatten", "GlobalAveragePool", "GlobalMaxPool", "GlobalLpPool", "Gemm", "ArgMax", "TopK"}
+    counts: dict[str, tuple[int, int]] = {}
+    for node in model.graph.node:
+        if not moving.intersection(node.input):
+            continue
+        if node.op_type in flat or (node.op_type.startswith("Reduce") and node.output[0] not in windowed):
+            continue
+        moving.update(node.output)
+        done, total = counts.get(node.op_type, (0, 0))
+        counts[node.op_type] = (done + bool(windowed.intersection(node.output)), total + 1)
+    return counts
+
+
+# ---------------------------------------------------------------------------------------------------- the hunt
+
+
+def work(pipe: Connection) -> None:
+    """A worker: seeds in, outcomes out."""
+    ort.set_default_logger_severity(4)
+    while True:
+        pipe.send(attempt(pipe.recv()))
+
+
+class Worker:
+    """A process, and the seed that it is busy with."""
+
+    def __init__(self) -> None:
+        context = get_context("spawn")
+        self.pipe, end = context.Pipe()
+        self.process = context.Process(target=work, args=(end,), daemon=True)
+        self.process.start()
+        end.close()
+        self.seed, self.since = -1, 0.0
+
+    def give(self, seed: int) -> None:
+        """Let it try a seed."""
+        self.seed, self.since = seed, time.monotonic()
+        self.pipe.send(seed)
+
+    def take(self) -> Outcome:
+        """The outcome, or a crash."""
+        try:
+            outcome: Outcome = self.pipe.recv()
+        except EOFError:
+            return Outcome(self.seed, "crash")
+        return outcome
+
+    def stop(self) -> None:
+        """End the process, whatever it does."""
+        self.process.kill()
+        self.process.join()
+
+
+def hunt(seeds: range, processes: int, minutes: float) -> Iterator[Outcome]:
+    """Outcomes of the seeds, in the order in which they are done."""
+    end = time.monotonic() + 60 * minutes
+    waiting = iter(seeds)
+    workers: list[Worker] = []
+    while True:
+        while len(workers) < processes and time.monotonic() < end and (seed := next(waiting, None)) is not None:
+            workers.append(Worker())
+            workers[-1].give(seed)
+        if not workers:
+            return
+        wait([w.pipe for w in workers], timeout=1.0)
+        for worker in list(workers):
+            if worker.pipe.poll():
+                outcome = worker.take()
+            elif time.monotonic() - worker.since > SECONDS:
+                outcome = Outcome(worker.seed, "crash")
+            else:
+                continue
+            yield outcome
+            seed = None if outcome.kind == "crash" or time.monotonic() > end else next(waiting, None)
+            if seed is None:
+                worker.stop()
+                workers.remove(worker)
+            else:
+                worker.give(seed)
+
+
+def main() -> None:
+    """Read the command line and hunt."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--graphs", type=int, default=1000, help="seeds to try")
+    parser.add_argument("--seed", type=int, default=0, help="the first")
+    parser.add_argument("--processes", type=int, default=1)
+    parser.add_argument("--minutes", type=float, default=60.0)
+    parser.add_argument("--report", type=Path, help="JSON file, written every minute")
+    parser.add_argument("--only", type=int, help="replay this seed")
+    parser.add_argument("--shrink", type=int, help="reduce the net of this seed")
+    parser.add_argument("-o", "--output", type=Path, help="where --only and --shrink write the net")
+    arguments = parser.parse_args()
+    ort.set_default_logger_severity(4)
+    if arguments.only is not None or arguments.shrink is not None:
+        replay(arguments.only if arguments.shrink is None else arguments.shrink, arguments)
+        return
+    report, begin, written = Report(next_seed=arguments.seed), time.monotonic(), 0.0
+    for outcome in hunt(
+        range(arguments.seed, arguments.seed + arguments.graphs), arguments.processes, arguments.minutes
+    ):
+        report.add(outcome)
+        report.seconds = time.monotonic() - begin
+        if outcome.kind in ("mismatch", "crash"):
+            print(outcome.kind, outcome.seed, outcome.detail, flush=True)
+        if arguments.report and report.seconds - written > 60:
+            written = report.seconds
+            arguments.report.write_text(json.dumps(report.summary(), indent=1))
+    text = json.dumps(report.summary(), indent=1)
+    if arguments.report:
+        arguments.report.write_text(text)
+    print(text)
+
+
+def replay(seed: int, arguments: argparse.Namespace) -> None:
+    """Show what goes wrong with one seed, reduced on demand."""
+    net, outcome = drawn(seed), attempt(seed)
+    if arguments.shrink is not None:
+        net, outcome = shrink(net, outcome, lambda smaller: attempt(seed, smaller))
+    for part in (onnx.printer.to_text(net.model), outcome.kind, outcome.reason, outcome.detail):
+        print(part)
+    if arguments.output:
+        onnx.save(net.model, arguments.output)
+
+
+if __name__ == "__main__":
+    main()
