@@ -17,13 +17,18 @@ if TYPE_CHECKING:
     from krypton_onnx.pictures import open_picture
     from krypton_onnx.preprocess import Preprocess
     from krypton_onnx.runtime.base import Base
+    from krypton_onnx.runtime.boxes import BoxScore
     from krypton_onnx.runtime.session import Session
+    from krypton_onnx.runtime.targets import Cosine, InMask
     from krypton_onnx.verification import verify
 
 _HOMES = {
     "Artifact": "artifact",
     "Base": "runtime.base",
+    "BoxScore": "runtime.boxes",
+    "Cosine": "runtime.targets",
     "Heatmap": "heatmap",
+    "InMask": "runtime.targets",
     "KryptonError": "errors",
     "Preprocess": "preprocess",
     "Session": "runtime.session",
@@ -36,7 +41,10 @@ _HOMES = {
 __all__ = [
     "Artifact",
     "Base",
+    "BoxScore",
+    "Cosine",
     "Heatmap",
+    "InMask",
     "KryptonError",
     "Preprocess",
     "Session",

@@ -1,4 +1,4 @@
-"""What the base run of one image leaves behind for its queries."""
+"""What the base run of one image leaves behind for its queries, and what queries answer."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -6,8 +6,11 @@ from dataclasses import dataclass
 from krypton_onnx.runtime.batches import Integers
 from krypton_onnx.runtime.engine import Array
 
-Outputs = dict[str, Array]
-"""By output name, [Q, …]."""
+Output = Array | list[Array]
+"""One output of all queries: an array [Q, …], or, if its extents depend on the data, Q arrays, each […] of its own."""
+
+Outputs = dict[str, Output]
+"""By output name."""
 
 Content = Callable[[Integers], Array]
 """Patch content of the queries at these positions: [1 or q, C, h, w]."""
@@ -21,7 +24,7 @@ class Base:
         image: the image tensor [C, H, W], in the model's dtype.
         inputs: the model's other inputs, as given.
         views: the activations as rows, by view name.
-        outputs: the model's outputs for the image itself, by name, axis 0 of extent 1.
+        outputs: the model's outputs for the image itself, by name, for one query.
     """
 
     image: Array

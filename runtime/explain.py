@@ -2,7 +2,6 @@
 
 import hashlib
 import time
-from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Literal
@@ -20,14 +19,12 @@ from krypton_onnx.preprocess import Fill, Preprocess, as_dtype
 from krypton_onnx.runtime.base import Base, Content
 from krypton_onnx.runtime.batches import Integers
 from krypton_onnx.runtime.engine import Array
+from krypton_onnx.runtime.scores import Score, Setting
+from krypton_onnx.runtime.targets import Target, score_of
 
 if TYPE_CHECKING:
     from krypton_onnx.runtime.session import Session
 
-Reducer = Callable[[Mapping[str, Array]], ArrayLike]
-"""A batch's outputs, by name, to one float a query."""
-
-Target = int | Sequence[int] | Literal["top"] | Reducer
 Pair = int | tuple[int, int]
 Edge = Literal["cover", "stop"]
 
@@ -43,19 +40,6 @@ class Question:
     edge: Edge
     region: tuple[int, int, int, int] | None
     output: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class Score:
-    """The scalar, or the T scalars, that are explained.
-
-    Attributes:
-        target: the class index or indices; None for the user's own reduction.
-        of: a batch's outputs to float32 [q] or, for a list of targets, [q, T].
-    """
-
-    target: int | list[int] | None
-    of: Callable[[Mapping[str, Array]], NDArray[np.float32]]
 
 
 def pair(value: Pair, what: str) -> tuple[int, int]:
@@ -151,58 +135,6 @@ def _finite_fill(fill: ArrayLike) -> NDArray[np.float64]:
     return values
 
 
-def score_of(plan: Plan, target: Target, output: str | None, base: Mapping[str, Array]) -> Score:
-    """What is explained.
-
-    Args:
-        plan: names the outputs.
-        target: index, indices, "top" or a function; see `Session.explain`.
-        output: which output; the first by default.
-        base: the image's own outputs.
-
-    Raises:
-        KryptonError: no such output, or a target out of range.
-    """
-    name = plan.outputs[0].name if output is None else output
-    if name not in base:
-        raise KryptonError(
-            f"The model has no output '{name}'; its outputs are {', '.join(o.name for o in plan.outputs)}."
-        )
-    if callable(target):
-        return Score(None, _own_reduction(target))
-    classes = base[name].reshape(1, -1)[0]
-    if isinstance(target, str):
-        if target != "top":
-            raise KryptonError(f"The target '{target}' is none of: an index, a list of indices, 'top', a function.")
-        target = int(np.argmax(classes))
-    wanted = np.asarray(target)
-    if wanted.dtype.kind not in "iu" or wanted.ndim > 1:
-        raise KryptonError(f"The target {target!r} is none of: an index, a list of indices, 'top', a function.")
-    indices = [int(i) for i in np.atleast_1d(wanted)]
-    wrong = [i for i in indices if not 0 <= i < len(classes)]
-    if wrong or not indices:
-        raise KryptonError(
-            f"The target {wrong[0] if wrong else '[]'} is out of range: output '{name}' has {len(classes)} classes, "
-            f"0 to {len(classes) - 1}."
-        )
-    chosen: int | list[int] = indices if wanted.ndim else indices[0]
-    return Score(chosen, lambda outputs: outputs[name].reshape(len(outputs[name]), -1)[:, chosen].astype(np.float32))
-
-
-def _own_reduction(reducer: Reducer) -> Callable[[Mapping[str, Array]], NDArray[np.float32]]:
-    def scores(outputs: Mapping[str, Array]) -> NDArray[np.float32]:
-        queries = len(next(iter(outputs.values())))
-        values = np.asarray(reducer(outputs), np.float32)
-        if values.shape != (queries,):
-            raise KryptonError(
-                f"The target function returned the shape {list(values.shape)} for a batch of {queries} queries; "
-                f"it must return [{queries}], one score a query."
-            )
-        return values
-
-    return scores
-
-
 def explain(session: "Session", base: Base, question: Question, progress: bool | None) -> Heatmap:
     """Ask a question about a base; see `Session.explain`."""
     started = time.perf_counter()
@@ -210,7 +142,7 @@ def explain(session: "Session", base: Base, question: Question, progress: bool |
     origins = grid((height, width), question.patch, question.stride, question.edge, question.region)
     places = origins.reshape(-1, 2)
     content = _contents(fill_content(plan, question.fill, base.image), places, question.patch)
-    score = score_of(plan, question.target, question.output, base.outputs)
+    score = score_of(question.target, _setting(plan, base, question.output))
     own = score.of(base.outputs)[0]
     scores = np.empty((len(places), *own.shape), np.float32)
     with tqdm(total=len(places), unit="query", disable=None if progress is None else not progress) as bar:
@@ -229,6 +161,11 @@ def explain(session: "Session", base: Base, question: Question, progress: bool |
     )
 
 
+def _setting(plan: Plan, base: Base, output: str | None) -> Setting:
+    height, width = base.image.shape[1:]
+    return Setting(base.outputs, output or plan.outputs[0].name, (height, width), plan.channels_last)
+
+
 def _contents(shown: Array, places: Integers, patch: tuple[int, int]) -> Content:
     if shown.ndim == 1:
         constant = np.broadcast_to(shown[None, :, None, None], (1, len(shown), *patch)).copy()
@@ -245,7 +182,7 @@ def _record(plan: Plan, base: Base, question: Question, score: Score, seconds: f
         "model": {"file": plan.source.file, "sha256": plan.source.sha256},
         "image_sha256": hashlib.sha256(base.image.tobytes()).hexdigest(),
         "output": question.output or plan.outputs[0].name,
-        "target": "function" if score.target is None else score.target,
+        "target": score.record,
         "patch": list(question.patch),
         "stride": list(question.stride),
         "fill": fill if isinstance(fill, str) else _fill_record(np.asarray(fill)),

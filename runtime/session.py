@@ -15,8 +15,9 @@ from krypton_onnx.preprocess import Fill
 from krypton_onnx.runtime.base import Base, Content, Outputs
 from krypton_onnx.runtime.batches import Batch, Integers, plan_batches
 from krypton_onnx.runtime.engine import Array, Engine, Provider
-from krypton_onnx.runtime.explain import Edge, Pair, Question, Target, explain, pair
+from krypton_onnx.runtime.explain import Edge, Pair, Question, explain, pair
 from krypton_onnx.runtime.memory import batch_size
+from krypton_onnx.runtime.targets import Target
 
 
 class Session:
@@ -163,7 +164,8 @@ class Session:
         Args:
             base: from `materialize`, or an image tensor.
             target: what is scored: an index into the flattened output, a list of T indices, "top" (the largest of the
-                base run), or a function from a batch's outputs (by name, [q, …]) to [q] floats.
+                base run), `InMask` for segmentations, `BoxScore` for detections, `Cosine` for embeddings, or a function
+                from a batch's outputs (by name, [q, …]) to [q] floats.
             patch: its (height, width) in pixels; any size, whatever the model was compiled for.
             stride: pixels between neighbouring positions, (y, x).
             fill: what the patch shows: a number, a value per channel, or an image tensor to cut it from, in units of

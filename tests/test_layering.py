@@ -19,7 +19,10 @@ HEAVY = COMPILER | {"onnxruntime", "numpy", "matplotlib", "PIL", "msgspec", "cli
 PUBLIC = [
     "Artifact",
     "Base",
+    "BoxScore",
+    "Cosine",
     "Heatmap",
+    "InMask",
     "KryptonError",
     "Preprocess",
     "Session",
