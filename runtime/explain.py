@@ -15,10 +15,9 @@ from krypton_onnx import geometry
 from krypton_onnx.errors import KryptonError
 from krypton_onnx.heatmap import Heatmap
 from krypton_onnx.plan import Plan
-from krypton_onnx.preprocess import Fill, Preprocess, as_dtype
-from krypton_onnx.runtime.base import Base, Content
-from krypton_onnx.runtime.batches import Integers
-from krypton_onnx.runtime.engine import Array
+from krypton_onnx.preprocess import Fill
+from krypton_onnx.runtime.base import Base
+from krypton_onnx.runtime.fills import Shown, shown_by
 from krypton_onnx.runtime.scores import Score, Setting
 from krypton_onnx.runtime.targets import Target, score_of
 
@@ -89,59 +88,14 @@ def grid(
     return np.stack(np.meshgrid(rows, cols, indexing="ij"), axis=-1)
 
 
-def fill_content(plan: Plan, fill: Fill | ArrayLike, image: Array) -> Array:
-    """What patches show, in units of the input tensor: [C], or a whole picture [C, H, W] to cut them from.
-
-    Args:
-        plan: its preprocessing, if any, turns pixel units into the tensor's.
-        fill: a name, a number, a value per channel, or an image tensor as the model takes it.
-        image: the image tensor [C, H, W], for its mean.
-
-    Raises:
-        KryptonError: an unknown name or a wrong shape.
-    """
-    if isinstance(fill, str) and fill == "mean":
-        return as_dtype(image.mean(axis=(1, 2)), plan.image.dtype)
-    if not isinstance(fill, str):
-        fill = _finite_fill(fill)
-        if fill.shape == plan.model_shape:
-            shown = as_dtype(fill, plan.image.dtype)
-            return shown.transpose(2, 0, 1) if plan.channels_last else shown
-    if plan.preprocess is not None:
-        # The picture is read for "mean" alone.
-        colour = Preprocess.from_dict(plan.preprocess).fill(fill, np.zeros((1, 1, image.shape[0]), np.uint8))
-        return as_dtype(colour, plan.image.dtype)
-    if isinstance(fill, str):
-        raise KryptonError(
-            f"The fill '{fill}' is a colour, and the model was compiled without preprocessing that says what a colour "
-            "is; compile it with preprocess=..., or give numbers in units of the input tensor."
-        )
-    if fill.size not in (1, image.shape[0]) or fill.ndim > 1:
-        raise KryptonError(
-            f"The fill has the shape {list(fill.shape)}; it can be a number, one number for each of the "
-            f"{image.shape[0]} channels, or an image tensor {list(plan.model_shape)}."
-        )
-    return as_dtype(np.broadcast_to(fill, image.shape[:1]), plan.image.dtype)
-
-
-def _finite_fill(fill: ArrayLike) -> NDArray[np.float64]:
-    try:
-        values = np.asarray(fill, np.float64)
-    except (TypeError, ValueError):
-        values = np.full((), np.nan)
-    # Beyond that a float32 tensor would hold infinity.
-    if not (np.abs(values) <= np.finfo(np.float32).max).all():
-        raise KryptonError("The fill must be a name or finite numbers: one, one for each channel, or an image tensor.")
-    return values
-
-
 def explain(session: "Session", base: Base, question: Question, progress: bool | None) -> Heatmap:
     """Ask a question about a base; see `Session.explain`."""
     started = time.perf_counter()
     plan, (height, width) = session.plan, base.image.shape[1:]
     origins = grid((height, width), question.patch, question.stride, question.edge, question.region)
     places = origins.reshape(-1, 2)
-    content = _contents(fill_content(plan, question.fill, base.image), places, question.patch)
+    shown = shown_by(question.fill, plan, base.image, question.patch)
+    content = shown.content(places, question.patch)
     score = score_of(question.target, _setting(plan, base, question.output))
     own = score.of(base.outputs)[0]
     scores = np.empty((len(places), *own.shape), np.float32)
@@ -157,26 +111,18 @@ def explain(session: "Session", base: Base, question: Question, progress: bool |
         patch=question.patch,
         image_size=(height, width),
         target=score.target,
-        record=_record(plan, base, question, score, time.perf_counter() - started),
+        record=_record(plan, base, question, shown, score, time.perf_counter() - started),
     )
 
 
 def _setting(plan: Plan, base: Base, output: str | None) -> Setting:
     height, width = base.image.shape[1:]
-    return Setting(base.outputs, output or plan.outputs[0].name, (height, width), plan.channels_last)
+    name = plan.outputs[0].name if output is None else output
+    return Setting(base.outputs, name, (height, width), plan.channels_last)
 
 
-def _contents(shown: Array, places: Integers, patch: tuple[int, int]) -> Content:
-    if shown.ndim == 1:
-        constant = np.broadcast_to(shown[None, :, None, None], (1, len(shown), *patch)).copy()
-        return lambda queries: constant
-    cut = np.lib.stride_tricks.sliding_window_view(shown, patch, axis=(1, 2))
-    return lambda queries: np.stack([cut[:, y, x] for y, x in places[queries]])
-
-
-def _record(plan: Plan, base: Base, question: Question, score: Score, seconds: float) -> dict[str, Any]:
+def _record(plan: Plan, base: Base, question: Question, shown: Shown, score: Score, seconds: float) -> dict[str, Any]:
     """What was asked, of what, with what; plain JSON values."""
-    fill = question.fill
     return {
         "mode": "exact",
         "model": {"file": plan.source.file, "sha256": plan.source.sha256},
@@ -185,7 +131,7 @@ def _record(plan: Plan, base: Base, question: Question, score: Score, seconds: f
         "target": score.record,
         "patch": list(question.patch),
         "stride": list(question.stride),
-        "fill": fill if isinstance(fill, str) else _fill_record(np.asarray(fill)),
+        "fill": shown.record,
         "edge": question.edge,
         "region": None if question.region is None else [int(corner) for corner in question.region],
         "seconds": round(seconds, 3),
@@ -196,7 +142,3 @@ def _record(plan: Plan, base: Base, question: Question, score: Score, seconds: f
             "numpy": np.__version__,
         },
     }
-
-
-def _fill_record(fill: Array) -> Any:
-    return fill.tolist() if fill.ndim < 3 else {"sha256": hashlib.sha256(fill.tobytes()).hexdigest()}

@@ -170,7 +170,8 @@ class Session:
             stride: pixels between neighbouring positions, (y, x).
             fill: what the patch shows: a number, a value per channel, or an image tensor to cut it from, in units of
                 the input tensor. If the model was compiled with its preprocessing, numbers are pixels (0 to 255), and
-                names work too: black, gray, white, mean.
+                names work too: black, gray, white. Whatever the model: "mean", the image's mean colour; "blur" or
+                "blur:SIGMA", the image under a Gaussian; "noise" or "noise:SEED".
             edge: "cover" adds the last position that fits, so that every pixel is covered; "stop" does not.
             region: (y0, x0, y1, x1), to ask about part of the image.
             output: name of the output to score; the first by default.
