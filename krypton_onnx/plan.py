@@ -144,6 +144,9 @@ class Plan:
         channels_last: whether the model takes, and callers give, [H, W, C] instead. The two graphs never do.
         other_inputs: the model's other inputs, with their full shapes.
         outputs: the model's outputs.
+        output_windows: per output, the window that it is computed in; None where it is computed in full. The
+            incremental graph's outputs are the model's and behind them, in the same order, the windows
+            ``"<name>/window"`` [Q, C, h, w] of those that have one.
         patch: (height, width) that the plan was tuned for. Any other patch works too.
         batch: queries per run of the incremental graph.
         program: the region program.
@@ -165,6 +168,7 @@ class Plan:
     channels_last: bool
     other_inputs: tuple[TensorInfo, ...]
     outputs: tuple[TensorInfo, ...]
+    output_windows: tuple[int | None, ...]
     patch: tuple[int, int]
     batch: int
     program: Program

@@ -210,6 +210,7 @@ class _Builder:
             tensor = self._whole(wanted.name) if wanted.name in self.moving else self._repeated(wanted)
             tensor.name, tensor.dtype, tensor.shape = wanted.name, wanted.dtype, ["Q", *query_shape(wanted)]
             outputs.append(tensor)
+        outputs += self._window_outputs()
         graph = gs.Graph(
             self.emitter.nodes,
             [self.origins, self.content, self.window_sizes, self.view_rows, *self.sources, *self.others.values()],
@@ -220,6 +221,17 @@ class _Builder:
         )
         graph.cleanup(remove_unused_graph_inputs=False)
         return graph, peak(graph.nodes, self.emitter.sizes, [t.name for t in outputs])
+
+    def _window_outputs(self) -> list[gs.Variable]:
+        """The windows of the model's outputs, for callers who want no whole maps."""
+        windows = []
+        for wanted in self.net.graph.outputs:
+            if wanted.name in self.layout.window_of:
+                window = self.windows[wanted.name]
+                window.dtype = wanted.dtype
+                window.shape = ["Q", query_shape(wanted)[0], f"{wanted.name}/rows", f"{wanted.name}/cols"]
+                windows.append(window)
+        return windows
 
     def _repeated(self, wanted: gs.Variable) -> gs.Variable:
         """An output that does not depend on the image, once a query."""

@@ -107,6 +107,7 @@ def compile_graphs(
         channels_last=net.channels_last,
         other_inputs=tuple(_info(t) for t in net.other_inputs),
         outputs=tuple(TensorInfo(t.name, np.dtype(t.dtype).name, query_shape(t)) for t in net.graph.outputs),
+        output_windows=tuple(layout.window_of.get(t.name) for t in net.graph.outputs),
         patch=patch,
         batch=batch_for(peak.window + peak.dense),
         program=layout.program,
