@@ -55,14 +55,19 @@ class Engine:
         self.outputs = tuple(o.name for o in self._session.get_outputs())
         self.shapes: dict[str, list[int | str | None]] = {i.name: i.shape for i in self._session.get_inputs()}
 
-    def run(self, feed: Mapping[str, Array]) -> list[Array]:
+    def run(self, feed: Mapping[str, Array], names: Sequence[str] | None = None) -> list[Array]:
         """Run the graph once.
+
+        Args:
+            feed: the graph's inputs, by name.
+            names: of the outputs to give, all by default. The others are not copied, but ONNX Runtime computes them:
+                only its training builds leave out nodes that a run does not need.
 
         Raises:
             KryptonError: ONNX Runtime fails, for instance for lack of memory.
         """
         try:
-            results: list[Array] = self._session.run(None, dict(feed))
+            results: list[Array] = self._session.run(names, dict(feed))
         except Exception as error:  # as above
             raise KryptonError(f"ONNX Runtime failed: {_reason(error)}.") from error
         return results

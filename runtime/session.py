@@ -1,7 +1,8 @@
 """The session: materialize a base once, then ask it any number of queries."""
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Literal, overload
 
 import numpy as np
 import onnxruntime as ort
@@ -12,11 +13,12 @@ from krypton_onnx.errors import KryptonError
 from krypton_onnx.heatmap import Heatmap
 from krypton_onnx.plan import Plan, TensorInfo
 from krypton_onnx.preprocess import Fill
-from krypton_onnx.runtime.base import Base, Content, Outputs
+from krypton_onnx.runtime.base import Base, Content, Output, Outputs
 from krypton_onnx.runtime.batches import Batch, Integers, plan_batches
 from krypton_onnx.runtime.engine import Array, Engine, Provider
 from krypton_onnx.runtime.explain import Edge, Pair, Question, explain, pair
 from krypton_onnx.runtime.memory import batch_size
+from krypton_onnx.runtime.outputs import Regions, gathered, gathered_regions, no_answers, ragged_names, region_windows
 from krypton_onnx.runtime.targets import Target
 
 
@@ -43,6 +45,7 @@ class Session:
     ) -> None:
         self.artifact = artifact if isinstance(artifact, Artifact) else open_artifact(artifact)
         self._budget = memory_budget
+        self._ragged = ragged_names(self.plan)
         batch_size(self.plan, self.plan.patch, memory_budget)  # refuse too small a budget before any work
         self._base = Engine(self.artifact.folder / "base.onnx", providers, session_options)
         self._incremental = Engine(self.artifact.folder / "incremental.onnx", providers, session_options)
@@ -79,7 +82,19 @@ class Session:
 
     # -------------------------------------------------------------------------------------------- queries
 
-    def infer(self, base: Base | ArrayLike, origins: ArrayLike, patch_content: ArrayLike) -> Outputs:
+    @overload
+    def infer(
+        self, base: Base | ArrayLike, origins: ArrayLike, patch_content: ArrayLike, regions: Literal[False] = False
+    ) -> Outputs: ...
+
+    @overload
+    def infer(
+        self, base: Base | ArrayLike, origins: ArrayLike, patch_content: ArrayLike, regions: Literal[True]
+    ) -> dict[str, Output | Regions]: ...
+
+    def infer(
+        self, base: Base | ArrayLike, origins: ArrayLike, patch_content: ArrayLike, regions: bool = False
+    ) -> Outputs | dict[str, Output | Regions]:
         """The model's outputs for images in which one rectangle each is replaced.
 
         Args:
@@ -87,9 +102,12 @@ class Session:
             origins: integers [Q, 2], (y, x) of each rectangle's top-left pixel.
             patch_content: [C, h, w] or [1, C, h, w] for all queries, or [Q, C, h, w]; castable to the model's dtype;
                 channels last for a model that takes them so.
+            regions: give of maps that are computed in windows only the part that can differ from the base run's. Whole
+                maps are then neither copied nor kept; ONNX Runtime assembles them nonetheless.
 
         Returns:
-            By output name, an array [Q, …].
+            By output name, an array [Q, …]; for an output whose extents depend on the data a list of Q arrays; with
+            `regions`, `Regions` for an output that is computed in windows.
 
         Raises:
             KryptonError: wrong shapes or types, or a rectangle that leaves the image.
@@ -101,23 +119,32 @@ class Session:
             raise KryptonError(
                 f"patch_content is for {len(content)} queries and there are {len(places)} origins; give one or as many."
             )
-        if not len(places):
-            return {o.name: np.empty((0, *(d or 0 for d in o.shape)), o.dtype) for o in self.plan.outputs}
-        return self._collect(base, places, content)
+        if regions:
+            batches = self._answers(base, places, content, self._region_names())
+            return gathered_regions(self.plan, batches, len(places))
+        return self._collect(base, places, content) if len(places) else no_answers(self.plan)
 
     def _collect(self, base: Base, places: Integers, content: Array) -> Outputs:
-        results: Outputs = {}
-        shared = len(content) == 1
-        patch = (content.shape[2], content.shape[3])
-        for batch, outputs in self.run(base, places, patch, lambda queries: content if shared else content[queries]):
-            for name, values in outputs.items():
-                if name not in results:
-                    results[name] = np.empty((len(places), *values.shape[1:]), values.dtype)
-                results[name][batch.queries] = values
-        return results
+        return gathered(self._answers(base, places, content), len(places))
+
+    def _answers(
+        self, base: Base, places: Integers, content: Array, names: Mapping[str, str] | None = None
+    ) -> Iterator[tuple[Batch, Outputs]]:
+        shared, patch = len(content) == 1, (content.shape[2], content.shape[3])
+        return self.run(base, places, patch, lambda queries: content if shared else content[queries], names)
+
+    def _region_names(self) -> dict[str, str]:
+        """Per output of the model, the incremental graph's output that holds its windows, or the map."""
+        windows = dict(zip(region_windows(self.plan), self._incremental.outputs[len(self.plan.outputs) :], strict=True))
+        return {info.name: windows.get(info.name, info.name) for info in self.plan.outputs}
 
     def run(
-        self, base: Base, origins: Integers, patch: tuple[int, int], content: Content
+        self,
+        base: Base,
+        origins: Integers,
+        patch: tuple[int, int],
+        content: Content,
+        names: Mapping[str, str] | None = None,
     ) -> Iterator[tuple[Batch, Outputs]]:
         """Run queries batch by batch, in the order that is fastest; for results too large to be kept.
 
@@ -126,7 +153,9 @@ class Session:
             origins: int64 [Q, 2], inside the image.
             patch: (height, width).
             content: patch content by queries' positions.
+            names: which outputs of the incremental graph to compute, by the names to give them; by default the model's.
         """
+        wanted = names or {info.name: info.name for info in self.plan.outputs}
         size = batch_size(self.plan, patch, self._budget)
         for batch in plan_batches(self.plan, origins, patch, size):
             held = {
@@ -141,8 +170,13 @@ class Session:
                 **held,
                 **base.inputs,
             }
-            results = self._incremental.run(feed)
-            yield batch, dict(zip(self._incremental.outputs, results, strict=True))
+            yield batch, self._named(wanted, self._incremental.run(feed, list(wanted.values())))
+
+    def _named(self, wanted: Iterable[str], results: Sequence[Array]) -> Outputs:
+        """Results by name; ragged ones as lists."""
+        return {
+            name: list(values) if name in self._ragged else values for name, values in zip(wanted, results, strict=True)
+        }
 
     # ------------------------------------------------------------------------------------------- heatmaps
 
