@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 from krypton_onnx.artifact import Artifact
 from krypton_onnx.plain_model import PlainModel, timed
 from krypton_onnx.random_inputs import random_images
-from krypton_onnx.runtime.base import Outputs
-from krypton_onnx.runtime.engine import quiet_options
+from krypton_onnx.runtime.base import Output, Outputs
+from krypton_onnx.runtime.engine import Array, quiet_options
 from krypton_onnx.runtime.explain import Pair, grid, pair
 from krypton_onnx.runtime.session import Session
 
@@ -184,9 +184,25 @@ def session_options(threads: int | None) -> ort.SessionOptions:
 
 
 def largest_difference(a: Outputs, b: Outputs) -> float:
-    """The largest absolute difference of any output; NaN where one of them is not a number."""
-    differences = [a[name].astype(np.float64) - b[name].astype(np.float64) for name in a]
-    return max(float(np.abs(difference).max(initial=0)) for difference in differences)
+    """The largest absolute difference of any output.
+
+    NaN where one of them is not a number, infinity where one query's extents differ.
+    """
+    return max(_difference(one, other) for name in a for one, other in _pairs(a[name], b[name]))
+
+
+def _pairs(a: Output, b: Output) -> list[tuple[Array, Array]]:
+    """Arrays to compare; b may hold one query for all of a's."""
+    if isinstance(a, np.ndarray) and isinstance(b, np.ndarray):
+        return [(a, b)]
+    others = b if len(b) == len(a) else [b[0]] * len(a)
+    return [(one[None], other[None]) for one, other in zip(a, others, strict=True)]
+
+
+def _difference(a: Array, b: Array) -> float:
+    if a.shape[1:] != b.shape[1:]:
+        return math.inf
+    return float(np.abs(a.astype(np.float64) - b.astype(np.float64)).max(initial=0))
 
 
 def machine(threads: int | None = None) -> Machine:

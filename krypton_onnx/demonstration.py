@@ -103,7 +103,7 @@ def demonstrate(files: Path, artifact_folder: Path, output: Path) -> Iterator[Sh
             queries=heatmap.scores.size,
             incremental_seconds=between - started,
             full_seconds=ended - between,
-            difference=_difference(heatmap, full[artifact.plan.outputs[0].name]),
+            difference=_difference(heatmap, np.asarray(full[artifact.plan.outputs[0].name])),
             output=file,
         )
 

@@ -21,6 +21,7 @@ from krypton_onnx.plan import Plan
 from krypton_onnx.random_inputs import random_images
 from krypton_onnx.runtime.base import Outputs
 from krypton_onnx.runtime.engine import Array, Engine
+from krypton_onnx.runtime.outputs import ragged_names
 
 BATCHES = (1, 2, 4, 8, 16, 32)
 """Batch sizes that full inference is tried at."""
@@ -55,13 +56,16 @@ class PlainModel:
         self._engine = Engine(path, options=options)
         exported = self._engine.shapes[plan.image.name][0]
         self.batch = exported if isinstance(exported, int) and exported > 0 else None
-        if self.batch is not None:
+        self._ragged = ragged_names(plan)
+        if self._ragged:
+            self.batch = self.batch or 1  # of a batch's detections nobody could tell whose they are
+        elif self.batch is not None:
             free = _with_free_batch(self._engine, path, plan, options)
             if free is not None:
                 self._engine, self.batch = free, None
 
     def run(self, image: Array, origins: NDArray[np.int64], content: Array, batch: int) -> Outputs:
-        """Outputs [Q, …] for an image with `content` at each origin.
+        """Outputs for an image with `content` at each origin.
 
         Args:
             image: as the model takes it, [C, H, W] or [H, W, C].
@@ -78,9 +82,14 @@ class PlainModel:
             images = np.repeat(image[None], size if self.batch else len(places), axis=0)
             for occluded, (y, x) in zip(np.moveaxis(images, channels + 1, -1), places, strict=False):
                 occluded[y : y + height, x : x + width] = np.moveaxis(content, channels, -1)
-            for name, values in zip(results, self._engine.run({self._plan.image.name: images}), strict=True):
-                results[name].append(values[: len(places)])
-        return {name: np.concatenate(values) for name, values in results.items()}
+            answers = self._engine.run({self._plan.image.name: images})
+            for info, values in zip(self._plan.outputs, answers, strict=True):
+                rows = values[None] if info.name in self._ragged and values.ndim == len(info.shape) else values
+                results[info.name].append(rows[: len(places)])
+        return {
+            name: [one for part in values for one in part] if name in self._ragged else np.concatenate(values)
+            for name, values in results.items()
+        }
 
     def best_batch(self, image: Array, content: Array) -> dict[int, float]:
         """Seconds a query by batch size, for as long as larger batches are worth trying; warms up, too."""

@@ -6,7 +6,8 @@ For every output and every query, with ``full`` the source model on the occluded
     |incremental − full| ≤ 1e-5 · max(1, max|full|)   and   ≤ max(0.01 · max|full − base|, 4 · noise)
 
 Everything has to be finite and integer outputs have to be equal. Models that compute in fewer bits than float32 are
-held to ``4 · noise`` alone.
+held to ``4 · noise`` alone. Where extents depend on the data, they have to be equal too; and where the base run has
+others, so that nothing says how far a query moved the output, the first of the two bounds decides alone.
 """
 
 import os
@@ -21,7 +22,9 @@ from krypton_onnx.artifact import Artifact, file_checksum
 from krypton_onnx.errors import KryptonError
 from krypton_onnx.plan import Plan
 from krypton_onnx.random_inputs import random_images, random_input
+from krypton_onnx.runtime.base import Output, Outputs
 from krypton_onnx.runtime.engine import Array, Engine, quiet_options
+from krypton_onnx.runtime.outputs import ragged_names
 from krypton_onnx.runtime.session import Session
 
 RELATIVE = 1e-5
@@ -56,44 +59,70 @@ class OutputCheck:
         return self.share <= 1.0
 
 
-def noise_of(optimised: Array, unoptimised: Array) -> float:
+def noise_of(optimised: Output, unoptimised: Output) -> float:
     """How far ONNX Runtime's answers for the same images differ, whatever we do.
 
     At least `ROUNDING` of the output's size: a batch is summed in another order than one image, which two runs of
     single images need not show.
 
     Args:
-        optimised: [Q, …], from the source model with all graph optimisation.
-        unoptimised: [Q, …], with none.
+        optimised: per query, from the source model with all graph optimisation.
+        unoptimised: the same, with none.
     """
+    return max((_noise(a, b) for a, b in _pairs(optimised, unoptimised) if a.shape == b.shape), default=0.0)
+
+
+def _noise(optimised: Array, unoptimised: Array) -> float:
     if optimised.dtype.kind not in "fc" or not optimised.size:
         return 0.0
     a, b = optimised.astype(np.float64), unoptimised.astype(np.float64)
     return max(float(np.abs(a - b).max()), ROUNDING * float(np.abs(a).max()))
 
 
+def _pairs(a: Output, b: Output) -> list[tuple[Array, Array]]:
+    """Arrays [q, …] to compare: all queries at once, or, where they are lists, one by one."""
+    if isinstance(a, np.ndarray) and isinstance(b, np.ndarray):
+        return [(a, b)]
+    return [(one[None], other[None]) for one, other in zip(a, b, strict=True)]
+
+
 def check_output(
-    name: str, incremental: Array, full: Array, base: Array, noise: float, *, reduced_precision: bool = False
+    name: str, incremental: Output, full: Output, base: Array, noise: float, *, reduced_precision: bool = False
 ) -> OutputCheck:
     """Hold one output to the definition of exact.
 
     Args:
         name: of the output.
-        incremental: [Q, …], from the incremental graph.
-        full: [Q, …], from the source model.
+        incremental: per query, from the incremental graph.
+        full: per query, from the source model.
         base: […], from the source model on the plain image.
         noise: see the module.
         reduced_precision: the model computes in fp16, bf16 or int8.
     """
+    checks = [_check(name, a, b, base, noise, reduced_precision) for a, b in _pairs(incremental, full)]
+    return OutputCheck(
+        name,
+        max(check.error for check in checks),
+        max(check.share for check in checks),
+        float(np.max([check.moved for check in checks])),
+        checks[0].noise,
+    )
+
+
+def _check(
+    name: str, incremental: Array, full: Array, base: Array, noise: float, reduced_precision: bool
+) -> OutputCheck:
     if incremental.shape != full.shape:
         return OutputCheck(name, np.inf, np.inf, np.nan, noise)
-    queries = len(full)
+    queries, comparable = len(full), base.shape == full.shape[1:]
     if full.dtype.kind not in "fc":
-        equal = bool(np.array_equal(incremental, full))
-        return OutputCheck(name, 0.0 if equal else np.inf, 0.0 if equal else np.inf, float(np.any(full != base)), 0.0)
+        wrong = 0.0 if np.array_equal(incremental, full) else np.inf
+        return OutputCheck(name, wrong, wrong, float(not comparable or np.any(full != base)), 0.0)
     exact, ours = full.astype(np.float64).reshape(queries, -1), incremental.astype(np.float64).reshape(queries, -1)
     error = np.abs(ours - exact).max(axis=1, initial=0.0)
-    moved = np.abs(exact - base.astype(np.float64).reshape(1, -1)).max(axis=1, initial=0.0)
+    moved = np.full(queries, np.inf)
+    if comparable:
+        moved = np.abs(exact - base.astype(np.float64).reshape(1, -1)).max(axis=1, initial=0.0)
     allowed = np.maximum(OF_MOVEMENT * moved, OF_NOISE * noise)
     if reduced_precision:
         allowed = np.full(queries, OF_NOISE * noise)
@@ -129,14 +158,15 @@ class Source:
         batch = self.optimised.shapes[plan.image.name][0]
         self._batch = batch if isinstance(batch, int) else 1
 
-    def run(self, engine: Engine, images: Array) -> dict[str, Array]:
-        """Outputs for images [Q, C, H, W], each in a run of its own, in the batch that was exported: [Q, …]."""
+    def run(self, engine: Engine, images: Array) -> Outputs:
+        """Outputs for images [Q, C, H, W], each in a run of its own, in the batch that was exported."""
         results: dict[str, list[Array]] = {o.name: [] for o in self._plan.outputs}
         for image in images.transpose(0, 2, 3, 1) if self._plan.channels_last else images:
             feed = {self._plan.image.name: np.repeat(image[None], self._batch, axis=0), **self._others}
             for info, values in zip(self._plan.outputs, engine.run(feed), strict=True):
                 results[info.name].append(values[0] if values.ndim > len(info.shape) else values)
-        return {name: np.stack(values) for name, values in results.items()}
+        ragged = ragged_names(self._plan)
+        return {name: values if name in ragged else np.stack(values) for name, values in results.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,30 +220,32 @@ def verify(
     last = (0, 2, 3, 1) if plan.channels_last else (0, 1, 2, 3)
     base = session.materialize(image[None].transpose(last), others)
     base_full = source.run(source.optimised, image[None])
-    incremental: dict[str, list[Array]] = {}
-    full: dict[str, list[Array]] = {}
-    plain: dict[str, list[Array]] = {}
+    incremental: list[Outputs] = []
+    full: list[Outputs] = []
+    plain: list[Outputs] = []
     for probe in _probes(rng, plan, max(queries, 8)):
         images = probe.images(image)
-        _append(incremental, session.infer(base, probe.origins, probe.content.transpose(last)))
-        _append(full, source.run(source.optimised, images))
-        _append(plain, source.run(source.unoptimised, images))
+        incremental.append(session.infer(base, probe.origins, probe.content.transpose(last)))
+        full.append(source.run(source.optimised, images))
+        plain.append(source.run(source.unoptimised, images))
     return tuple(
         check_output(
             info.name,
-            np.concatenate(incremental[info.name]),
-            np.concatenate(full[info.name]),
+            _joined(incremental, info.name),
+            _joined(full, info.name),
             base_full[info.name][0],
-            noise_of(np.concatenate(full[info.name]), np.concatenate(plain[info.name])),
+            noise_of(_joined(full, info.name), _joined(plain, info.name)),
             reduced_precision=plan.reduced_precision,
         )
         for info in plan.outputs
     )
 
 
-def _append(collected: dict[str, list[Array]], outputs: dict[str, Array]) -> None:
-    for name, values in outputs.items():
-        collected.setdefault(name, []).append(values)
+def _joined(parts: list[Outputs], name: str) -> Output:
+    """One output of all probes' queries."""
+    values = [part[name] for part in parts]
+    arrays = [one for one in values if isinstance(one, np.ndarray)]
+    return np.concatenate(arrays) if len(arrays) == len(values) else [one for part in values for one in part]
 
 
 def _probes(rng: np.random.Generator, plan: Plan, queries: int) -> list[Probe]:
