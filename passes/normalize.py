@@ -116,23 +116,6 @@ def _folded_weights(conv: gs.Node, norm: gs.Node) -> tuple[Array, Array] | None:
     return folded.astype(dtype), ((bias - mean) * factor + beta).astype(dtype)
 
 
-def free_reshapes(net: Network) -> Network:
-    """Let a Reshape that keeps one leading 1 carry any number of queries there.
-
-    Before: ``Reshape(x [1, 512, 1, 1], [1, 512])``. After: ``Reshape(x, [-1, 512])``. The same for one image; and as
-    elements keep their order, each query of a batch keeps its own.
-    """
-    for node in net.graph.nodes:
-        if node.op != "Reshape" or values(node.inputs[1]) is None:
-            continue
-        before, after = static_shape(node.inputs[0]), static_shape(node.outputs[0])
-        if before and after and before[0] == after[0] == 1 and 0 not in after:
-            node.attrs.pop("allowzero", None)
-            name = network.fresh_name(net.graph, f"{node.outputs[0].name}/shape")
-            node.inputs[1] = network.constant(name, np.array([-1, *after[1:]], np.int64))
-    return net
-
-
 def _bypass(node: gs.Node) -> None:
     source, result = node.inputs[0], node.outputs[0]
     for consumer in list(result.outputs):

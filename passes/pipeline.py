@@ -11,19 +11,20 @@ import onnx_graphsurgeon as gs
 from krypton_onnx.classes import MAX_CLASSES, axis_classes
 from krypton_onnx.errors import KryptonError
 from krypton_onnx.passes import network
-from krypton_onnx.passes.batch_axes import lost_batch_axes
+from krypton_onnx.passes.batch_axes import batch_axes
 from krypton_onnx.passes.build_base import base_peak, build_base
 from krypton_onnx.passes.build_incremental import build_incremental
+from krypton_onnx.passes.free_batch import free_batch
 from krypton_onnx.passes.load import load
 from krypton_onnx.passes.network import Network, static_shape
-from krypton_onnx.passes.normalize import fold_batch_norm, fold_zero_pads, free_reshapes, remove_inference_noops
+from krypton_onnx.passes.normalize import fold_batch_norm, fold_zero_pads, remove_inference_noops
 from krypton_onnx.passes.per_query import query_shape
 from krypton_onnx.passes.planner import Layout, batch_for, plan_layout
 from krypton_onnx.passes.regions import Regions, analyse_regions
 from krypton_onnx.passes.static_shapes import static_shapes
 from krypton_onnx.plan import FORMAT, Memory, Plan, Source, TensorInfo, WindowClasses
 
-TRANSFORMS = (static_shapes, remove_inference_noops, fold_zero_pads, fold_batch_norm, free_reshapes)
+TRANSFORMS = (static_shapes, remove_inference_noops, fold_zero_pads, fold_batch_norm)
 """The normalization, in order. After each the graph is checked and its shapes are inferred anew."""
 
 _QUANTIZED = ("QLinear", "Quantize", "Dequantize", "DynamicQuantize")
@@ -96,9 +97,11 @@ def compile_graphs(
         raise KryptonError(f"A patch of {patch[0]}x{patch[1]} does not fit into the model's {height}x{width} image.")
     layout = plan_layout(net, regions, patch)
     moving = frozenset(regions.states)
-    lost = lost_batch_axes(net, moving, frozenset(layout.window_of))
+    windowed = frozenset(layout.window_of)
+    batch = batch_axes(net, moving, windowed)
+    net = free_batch(net, batch.axes, windowed)
     base = build_base(net, layout)
-    incremental, peak = build_incremental(net, layout, patch, moving, lost)
+    incremental, peak = build_incremental(net, layout, patch, moving, batch)
     plan = Plan(
         format=FORMAT,
         compiler=version,
@@ -117,7 +120,7 @@ def compile_graphs(
         row_classes=_planned_classes(layout, 0, height, patch[0]),
         col_classes=_planned_classes(layout, 1, width, patch[1]),
         reduced_precision=_reduced_precision(net),
-        per_query=next(iter(lost.values()), None),
+        per_query=next(iter(batch.lost.values()), None),
         memory=Memory(base_peak(base), peak.fixed, peak.window, peak.dense),
         preprocess=preprocess,
         labels=labels,

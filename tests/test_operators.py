@@ -14,7 +14,6 @@ from twin import FLOAT, average, normal, small_net
 
 import krypton_onnx as kx
 from krypton_onnx.geometry import Sliding
-from krypton_onnx.passes.batch_axes import lost_batch_axes
 from krypton_onnx.passes.network import Network
 from krypton_onnx.passes.operators import NCHW, NoRule, WindowRule, window_rule
 from krypton_onnx.passes.pipeline import normalized
@@ -137,105 +136,12 @@ def test_no_window_rule_for_several_outputs_or_a_map_of_another_input() -> None:
     assert rule == NoRule("an operand that is a map of another input")
 
 
-# -------------------------------------------------------------------------------------------- batch-axis rules
-
-
-def lost_at(nodes: Nodes, weights: dict[str, Any], folder: Path, opset: int = 17) -> str | None:
-    """Why the model's output has lost its batch axis, if no tensor were computed in windows."""
-    conv = node("Conv", ["image", "w"], ["c"], pads=[1, 1, 1, 1])
-    model = small_net([conv, *nodes], {"w": normal(4, 3, 3, 3), **weights}, opset=opset)
-    net, regions = normal_form(model, folder)
-    return lost_batch_axes(net, frozenset(regions.states), frozenset()).get("y")
+# ----------------------------------------------------------------------------------------------- normalization
 
 
 def normal_form(model: onnx.ModelProto, folder: Path) -> tuple[Network, Any]:
     onnx.save(model, folder / "net.onnx")
     return normalized(folder / "net.onnx")
-
-
-POOLED = node("GlobalAveragePool", ["c"], ["g"])
-ROWS = node("Flatten", ["g"], ["f"])
-
-KEPT: dict[str, tuple[Nodes, dict[str, Any]]] = {
-    "pooling": ([node("GlobalMaxPool", ["c"], ["y"])], {}),
-    "softmax over channels": ([node("Softmax", ["c"], ["y"], axis=1)], {}),
-    "Flatten": ([node("Flatten", ["c"], ["y"])], {}),
-    "Flatten from axis -3": ([node("Flatten", ["c"], ["y"], axis=-3)], {}),
-    "Reshape to 1": ([node("Reshape", ["c", "s"], ["y"])], {"s": np.array([1, -1])}),
-    "Reshape by 0": ([node("Reshape", ["c", "s"], ["y"])], {"s": np.array([0, 4, -1])}),
-    "Reshape that groups channels": ([node("Reshape", ["c", "s"], ["y"])], {"s": np.array([1, 2, 2, 16, 16])}),
-    "Transpose of the rest": ([node("Transpose", ["c"], ["y"], perm=[0, 2, 3, 1])], {}),
-    "Squeeze of the rest": ([POOLED, node("Squeeze", ["g", "a"], ["y"])], {"a": np.array([2, -1])}),
-    "reduction of the rest": ([node("ReduceMean", ["c"], ["y"], axes=[-1, 2], keepdims=0)], {}),
-    "Gemm": ([POOLED, ROWS, node("Gemm", ["f", "m", "b"], ["y"])], {"m": normal(4, 5), "b": normal(5)}),
-    "MatMul": ([POOLED, ROWS, node("MatMul", ["f", "m"], ["y"])], {"m": normal(4, 5)}),
-    "Add of a row": ([POOLED, ROWS, node("Add", ["f", "b"], ["y"])], {"b": normal(1, 4)}),
-    "Pad of the rest": ([node("Pad", ["c", "p"], ["y"], mode="edge")], {"p": np.array([0, 1, 0, 0, 0, 0, 2, 0])}),
-    "Concat of features": ([POOLED, ROWS, node("Concat", ["f", "f"], ["y"], axis=-1)], {}),
-    "ArgMax over classes": (
-        [POOLED, ROWS, node("ArgMax", ["f"], ["a"], axis=1), node("Cast", ["a"], ["y"], to=FLOAT)],
-        {},
-    ),
-    "batched product": (
-        [
-            node("Reshape", ["c", "s"], ["q"]),
-            node("Transpose", ["q"], ["k"], perm=[0, 2, 1]),
-            node("MatMul", ["q", "k"], ["y"]),
-        ],
-        {"s": np.array([1, 4, -1])},
-    ),
-}
-
-LOST: dict[str, tuple[Nodes, dict[str, Any], str]] = {
-    "Flatten from axis 0": ([node("Flatten", ["c"], ["y"], axis=0)], {}, "flattens"),
-    "Flatten from axis -4": ([node("Flatten", ["c"], ["y"], axis=-4)], {}, "flattens"),
-    "Reshape to channels": ([node("Reshape", ["c", "s"], ["y"])], {"s": np.array([4, -1])}, "axis of one"),
-    "Transpose of the first": ([node("Transpose", ["c"], ["y"], perm=[1, 0, 2, 3])], {}, "axis of one"),
-    "Transpose of a pair of ones": ([POOLED, node("Transpose", ["g"], ["y"], perm=[2, 1, 0, 3])], {}, "first axis"),
-    "Transpose by default": ([POOLED, node("Transpose", ["g"], ["y"])], {}, "first axis"),
-    "Squeeze of everything": ([POOLED, node("Squeeze", ["g"], ["y"])], {}, "axis of one"),
-    "reduction of everything": ([node("ReduceSum", ["c"], ["y"], keepdims=1)], {}, "all axes"),
-    "reduction of the first": ([node("ReduceMax", ["c"], ["y"], axes=[-4], keepdims=1)], {}, "first axis"),
-    "softmax over the first": ([node("Softmax", ["c"], ["y"], axis=-4)], {}, "first axis"),
-    "ArgMax over the first": (
-        [POOLED, node("ArgMax", ["g"], ["a"]), node("Cast", ["a"], ["y"], to=FLOAT)],
-        {},
-        "first axis",
-    ),
-    "Concat along the first": (
-        [POOLED, ROWS, node("Concat", ["f", "f"], ["h"], axis=0), node("ReduceMax", ["h"], ["y"], axes=[0])],
-        {},
-        "axis of one",
-    ),
-    "Concat with a constant": ([POOLED, ROWS, node("Concat", ["f", "k"], ["y"], axis=1)], {"k": normal(1, 2)}, "joins"),
-    "constant on the left": (
-        [POOLED, node("Reshape", ["g", "s"], ["r"]), node("MatMul", ["m", "r"], ["y"])],
-        {"s": np.array([1, 4, 1]), "m": normal(5, 4)},
-        "first factor",
-    ),
-    "MaxPool's indices": (
-        [node("MaxPool", ["c"], ["p", "i"], kernel_shape=[2, 2]), node("Cast", ["i"], ["y"], to=FLOAT)],
-        {},
-        "indices",
-    ),
-    "Resize": ([node("Resize", ["c", "", "s"], ["y"])], {"s": np.array([1, 1, 2, 2], np.float32)}, "no batch rule"),
-    "unknown": ([node("Einsum", ["c"], ["y"], equation="nchw->nhcw")], {}, "no batch rule"),
-    "what follows": ([node("Flatten", ["c"], ["z"], axis=0), node("Relu", ["z"], ["y"])], {}, "flattens"),
-}
-
-
-@pytest.mark.parametrize("name", KEPT)
-def test_batch_axis_is_kept(name: str, tmp_path: Path) -> None:
-    assert lost_at(*KEPT[name], tmp_path) is None
-
-
-@pytest.mark.parametrize("name", LOST)
-def test_batch_axis_is_lost_and_why(name: str, tmp_path: Path) -> None:
-    nodes, weights, reason = LOST[name]
-    assert reason in (lost_at(nodes, weights, tmp_path) or "")
-
-
-# ----------------------------------------------------------------------------------------------- normalization
 
 
 def pools() -> list[dict[str, Any]]:
