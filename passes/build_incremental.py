@@ -4,19 +4,20 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from krypton_onnx.passes import network
+from krypton_onnx.passes.batch_axes import BatchAxes
 from krypton_onnx.passes.emit import Emitter
 from krypton_onnx.passes.footprint import Bytes, peak, static_bytes
 from krypton_onnx.passes.network import Network, static_shape, values
 from krypton_onnx.passes.operators import WindowRule
 from krypton_onnx.passes.overlay import POINT, Box, Maps, Overlay, Source
-from krypton_onnx.passes.per_query import per_query_tail, query_shape
+from krypton_onnx.passes.per_query import Carried, per_query_tail, query_shape
 from krypton_onnx.passes.planner import Layout
 from krypton_onnx.passes.regions import used_names
 from krypton_onnx.passes.rules.rule import Form
 
 
 def build_incremental(
-    net: Network, layout: Layout, patch: tuple[int, int], moving: frozenset[str], lost: dict[str, str]
+    net: Network, layout: Layout, patch: tuple[int, int], moving: frozenset[str], batch: BatchAxes
 ) -> tuple[gs.Graph, Bytes]:
     """Rewrite the model for a batch of queries.
 
@@ -33,15 +34,15 @@ def build_incremental(
         layout: the planner's decisions.
         patch: (height, width) of the patch to count memory for.
         moving: names of the tensors that depend on the image.
-        lost: by name, the tensors whose axis 0 is not the batch: they are computed query by query.
+        batch: where tensors have the batch; those that have it nowhere are computed query by query.
 
     Returns:
         The graph, and the most memory that its activations take at once.
     """
-    builder = _Builder(net, layout, patch, moving)
+    builder = _Builder(net, layout, patch, moving, batch)
     tail = []
     for node in net.graph.nodes:
-        if network.outputs(node)[0].name in lost:
+        if network.outputs(node)[0].name in batch.lost:
             tail.append(node)
         else:
             builder.add(node)
@@ -51,8 +52,10 @@ def build_incremental(
 
 
 class _Builder:
-    def __init__(self, net: Network, layout: Layout, patch: tuple[int, int], moving: frozenset[str]) -> None:
-        self.net, self.layout, self.moving = net, layout, moving
+    def __init__(
+        self, net: Network, layout: Layout, patch: tuple[int, int], moving: frozenset[str], batch: BatchAxes
+    ) -> None:
+        self.net, self.layout, self.moving, self.batch = net, layout, moving, batch
         image = net.image_tensor
         self.tensors = net.graph.tensors()
         self.emitter = Emitter(reserved=self.tensors)
@@ -191,7 +194,11 @@ class _Builder:
         """Append the nodes that lose the batch axis, to run once a query."""
         made = {t.name for n in nodes for t in n.outputs}
         used = dict.fromkeys(name for n in nodes for name in used_names(n))
-        carried = {name: self._whole(name) for name in used if name in self.moving and name not in made}
+        carried = {
+            name: Carried(self._whole(name), static_shape(self.tensors[name]) or (), self.batch.axes[name])
+            for name in used
+            if name in self.moving and name not in made
+        }
         for name in used:
             if name in self.tensors and name not in self.moving:
                 self._still(self.tensors[name])
@@ -207,7 +214,7 @@ class _Builder:
         """The graph, without nodes that nothing reads, and its peak memory."""
         outputs = []
         for wanted in self.net.graph.outputs:
-            tensor = self._whole(wanted.name) if wanted.name in self.moving else self._repeated(wanted)
+            tensor = self._per_query(wanted) if wanted.name in self.moving else self._repeated(wanted)
             tensor.name, tensor.dtype, tensor.shape = wanted.name, wanted.dtype, ["Q", *query_shape(wanted)]
             outputs.append(tensor)
         outputs += self._window_outputs()
@@ -232,6 +239,16 @@ class _Builder:
                 window.shape = ["Q", query_shape(wanted)[0], f"{wanted.name}/rows", f"{wanted.name}/cols"]
                 windows.append(window)
         return windows
+
+    def _per_query(self, wanted: gs.Variable) -> gs.Variable:
+        """An output with an axis of queries in front."""
+        tensor = self._whole(wanted.name)
+        shape = static_shape(wanted)
+        if shape is None or shape[:1] == (1,) or wanted.name in self.batch.lost:
+            return tensor
+        # a query's rows follow one another
+        tensor.name = self.emitter.unique(f"{wanted.name}/rows")
+        return self.emitter.op("Reshape", tensor, self.emitter.constant(np.array([-1, *shape], np.int64)))
 
     def _repeated(self, wanted: gs.Variable) -> gs.Variable:
         """An output that does not depend on the image, once a query."""
