@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from onnx_graphsurgeon.ir.tensor import LazyValues
 
 from krypton_onnx.errors import KryptonError
+from krypton_onnx.passes.contrib import with_standard_operators
 
 WEIGHTS_FILE = "weights.bin"
 DETACH_BYTES = 1024
@@ -195,7 +196,7 @@ def infer_shapes(network: Network, *, after: str) -> Network:
             tensor.shape = [None] * len(tensor.shape) if keeps_rank else None
     # onnx's inference contradicts itself about some ceil_mode extents, which are about to be spelled out.
     consistent = not any(node.attrs.get("ceil_mode", 0) for node in network.graph.nodes)
-    model = shell(to_model(network.graph))
+    model = with_standard_operators(shell(to_model(network.graph)))
     try:
         inferred = onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=consistent, data_prop=True)
         # The checker refuses outputs of unknown rank, as they stand behind operators that are not part of ONNX.

@@ -498,6 +498,7 @@ def test_three_images_at_once_are_three_images(name: str, opset: int, tmp_path: 
     together = session.run(["y"], {"x": images()})[0]
     alone = np.concatenate([session.run(["y"], {"x": image[None]})[0] for image in images()])
     np.testing.assert_allclose(together, alone, rtol=0, atol=2e-6)
+    assert list(alone.shape[1:]) == net.graph.outputs[0].shape[1:]
     assert len({part.tobytes() for part in np.split(alone, 3)}) > 1, "all images give the same"
 
 
