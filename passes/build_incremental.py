@@ -234,9 +234,11 @@ class _Builder:
         windows = []
         for wanted in self.net.graph.outputs:
             if wanted.name in self.layout.window_of:
-                window = self.windows[wanted.name]
-                window.dtype = wanted.dtype
-                window.shape = ["Q", query_shape(wanted)[0], f"{wanted.name}/rows", f"{wanted.name}/cols"]
+                window, axes = self.windows[wanted.name], self.layout.axes[wanted.name]
+                extents: list[str | int] = ["Q", "Q", "Q", "Q"]
+                extents[axes.channel] = self._channels(wanted.name)
+                extents[axes.rows], extents[axes.cols] = f"{wanted.name}/rows", f"{wanted.name}/cols"
+                window.name, window.dtype, window.shape = f"{wanted.name}/window", wanted.dtype, extents
                 windows.append(window)
         return windows
 
