@@ -23,8 +23,8 @@ def build_base(net: Network, layout: Layout) -> gs.Graph:
         layout: the planner's decisions.
     """
     graph = net.graph.copy()
-    tensors = graph.tensors()
-    graph.outputs = [_rows(graph, tensors[view.tensor], view, layout.axes[view.tensor]) for view in layout.views]
+    tensors, taken = graph.tensors(), network.Names(graph)
+    graph.outputs = [_rows(graph, taken, tensors[v.tensor], v, layout.axes[v.tensor]) for v in layout.views]
     graph.name = "base"
     graph.cleanup(remove_unused_graph_inputs=False).toposort()
     return graph
@@ -36,11 +36,11 @@ def base_peak(graph: gs.Graph) -> int:
     return peak(graph.nodes, sizes, [t.name for t in graph.outputs]).fixed
 
 
-def _rows(graph: gs.Graph, tensor: gs.Tensor, view: View, axes: Axes) -> gs.Variable:
+def _rows(graph: gs.Graph, taken: network.Names, tensor: gs.Tensor, view: View, axes: Axes) -> gs.Variable:
     maps = [1, view.rows, view.cols, view.channels]
-    last = gs.Variable(network.fresh_name(graph, f"{view.name}/channels_last"), dtype=np.dtype(view.dtype), shape=maps)
+    last = gs.Variable(taken.fresh(f"{view.name}/channels_last"), dtype=np.dtype(view.dtype), shape=maps)
     rows = gs.Variable(view.name, dtype=np.dtype(view.dtype), shape=[view.rows * view.cols, view.channels])
-    shape = network.constant(network.fresh_name(graph, f"{view.name}/shape"), np.array([-1, view.channels], np.int64))
+    shape = network.constant(taken.fresh(f"{view.name}/shape"), np.array([-1, view.channels], np.int64))
     if axes == NHWC:
         last = tensor
     else:

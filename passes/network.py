@@ -105,11 +105,23 @@ def outputs(node: gs.Node) -> list[gs.Tensor]:
     return [t for t in node.outputs if not is_absent(t)]
 
 
+class Names:
+    """The names that tensors of a graph have, to find new ones; for loops, where `fresh_name` would read all again."""
+
+    def __init__(self, graph: gs.Graph) -> None:
+        self._taken = set(graph.tensors())
+
+    def fresh(self, wanted: str) -> str:
+        """`wanted`, or with a number behind it if a tensor of the graph is called so; taken from now on."""
+        numbered = (f"{wanted}.{n}" for n in count(2))
+        name = wanted if wanted not in self._taken else next(name for name in numbered if name not in self._taken)
+        self._taken.add(name)
+        return name
+
+
 def fresh_name(graph: gs.Graph, wanted: str) -> str:
     """`wanted`, or with a number behind it if a tensor of the graph is called so."""
-    taken = graph.tensors()
-    numbered = (f"{wanted}.{n}" for n in count(2))
-    return wanted if wanted not in taken else next(name for name in numbered if name not in taken)
+    return Names(graph).fresh(wanted)
 
 
 def input_or_none(node: gs.Node, index: int) -> gs.Tensor | None:

@@ -190,13 +190,13 @@ def _views(
         known = reads.setdefault(tensor, [])
         if read not in known:
             known.append(read)
-    tensors = net.graph.tensors()
+    tensors, taken = net.graph.tensors(), network.Names(net.graph)
     views = []
     for name, readers in reads.items():
         shape, axes = static_shape(tensors[name]) or (0, 0, 0, 0), regions.axes(name)
         dtype = np.dtype(tensors[name].dtype).name
         view = View(
-            network.fresh_name(net.graph, f"{name}/view"),
+            taken.fresh(f"{name}/view"),
             name,
             window_of.get(name),
             shape[axes.rows],

@@ -74,35 +74,47 @@ def kernel_shape(node: gs.Node) -> tuple[int, ...] | None:
 
 
 def _explicit_padding(graph: gs.Graph) -> bool:
-    """Spell out auto_pad, ceil_mode and the divisor of averages, upstream first. True if anything changed.
+    """Spell out auto_pad, ceil_mode and the divisor of averages. True if shapes have to be inferred again.
 
-    Stops at an extent that inference got wrong: what lies downstream has to be inferred again first.
+    What lies downstream of an extent that inference got wrong waits until that has happened.
     """
-    changed = False
-    for node in list(graph.nodes):
-        if node.op == "ConvTranspose":
-            changed |= _spell_out_transposed(node)
-        kernel = kernel_shape(node) if node.op in _SLIDING else None
-        shape = static_shape(node.inputs[0]) if kernel else None
-        if kernel is None or shape is None:
-            continue
-        node.attrs["kernel_shape"] = list(kernel)
-        rewritten = _spell_out_auto_pad(node, kernel, shape[2:])
-        stated = sliding_axes(node, kernel)
-        rewritten |= _spell_out_ceil_mode(node, stated, shape[2:])
-        if node.op == "AveragePool":
-            rewritten |= _uniform_divisor(graph, node, stated, shape[2:])
-        explicit = sliding_axes(node, kernel)
-        if node.op in POOLS:
-            rewritten |= _legal_padding(graph, node)
-        extents = tuple(w.extent(n) for n, w in zip(shape[2:], explicit, strict=True))
-        if min(extents) < 1:
-            raise KryptonError(f"The {describe(node)} has a kernel larger than its padded input {list(shape)}.")
-        changed |= rewritten
-        known = static_shape(node.outputs[0])
-        if rewritten and (known is None or known[2:] != extents):
-            return True
-    return changed
+    taken = network.Names(graph)
+    wrong: set[int] = set()
+    nodes: list[gs.Node] = []
+    for node in graph.nodes:
+        waits = any(id(t) in wrong for t in node.inputs) or (bool(wrong) and network.has_subgraph(node))
+        inferred = [(t, static_shape(t)) for t in node.outputs]
+        replacement = [node] if waits else _spelled_out(node, taken)
+        nodes += replacement
+        # An output that waits is as wrong as one of which a new node has another shape in mind.
+        wrong.update(id(t) for t, shape in inferred if waits or static_shape(t) != shape)
+    graph.nodes = nodes
+    return bool(wrong)
+
+
+def _spelled_out(node: gs.Node, taken: network.Names) -> list[gs.Node]:
+    """The nodes that replace a convolution or pooling; the shape that its result really has is written on that."""
+    if node.op == "ConvTranspose":
+        _spell_out_transposed(node)
+    kernel = kernel_shape(node) if node.op in _SLIDING else None
+    shape = static_shape(node.inputs[0]) if kernel else None
+    if kernel is None or shape is None:
+        return [node]
+    result = node.outputs[0]
+    node.attrs["kernel_shape"] = list(kernel)
+    rewritten = _spell_out_auto_pad(node, kernel, shape[2:])
+    stated = sliding_axes(node, kernel)
+    rewritten |= _spell_out_ceil_mode(node, stated, shape[2:])
+    extents = tuple(w.extent(n) for n, w in zip(shape[2:], sliding_axes(node, kernel), strict=True))
+    if min(extents) < 1:
+        raise KryptonError(f"The {describe(node)} has a kernel larger than its padded input {list(shape)}.")
+    if rewritten:
+        weight = static_shape(node.inputs[_WEIGHT[node.op]]) if node.op in _WEIGHT else None
+        channels = weight[0] if weight else shape[1]
+        result.shape = [shape[0], channels, *extents]
+    correction = _uniform_divisor(node, taken, stated, shape[2:]) if node.op == "AveragePool" else []
+    padding = _legal_padding(node, taken) if node.op in POOLS else []
+    return [*padding, node, *correction]
 
 
 def _spell_out_auto_pad(node: gs.Node, kernel: tuple[int, ...], extents: tuple[int, ...]) -> bool:
@@ -120,17 +132,17 @@ def _spell_out_auto_pad(node: gs.Node, kernel: tuple[int, ...], extents: tuple[i
     return True
 
 
-def _spell_out_transposed(node: gs.Node) -> bool:
+def _spell_out_transposed(node: gs.Node) -> None:
     """Turn auto_pad and output_shape of a ConvTranspose into pads and output_padding."""
     kernel, shape = kernel_shape(node), static_shape(node.inputs[0])
     mode, wanted = node.attrs.get("auto_pad", "NOTSET"), node.attrs.get("output_shape")
     if kernel is None or shape is None or (mode in ("NOTSET", "VALID") and not wanted):
-        return False
+        return
     windows, extra = sliding_axes(node, kernel), node.attrs.get("output_padding", [0] * len(kernel))
     extents = wanted[-len(kernel) :] if wanted else [n * w.stride for n, w in zip(shape[2:], windows, strict=True)]
     natural = [(n - 1) * w.stride + w.span + e for n, w, e in zip(shape[2:], windows, extra, strict=True)]
     if any(extent > most for extent, most in zip(extents, natural, strict=True)):
-        return False  # it would have to be padded, which no attribute says
+        return  # it would have to be padded, which no attribute says
     pads = [
         geometry.transposed_padding(most - extent, upper=mode == "SAME_UPPER")
         for extent, most in zip(extents, natural, strict=True)
@@ -138,7 +150,6 @@ def _spell_out_transposed(node: gs.Node) -> bool:
     node.attrs.pop("auto_pad", None)
     node.attrs.pop("output_shape", None)
     node.attrs["pads"] = [begin for begin, _ in pads] + [end for _, end in pads]
-    return True
 
 
 def _spell_out_ceil_mode(node: gs.Node, stated: tuple[Sliding, ...], extents: tuple[int, ...]) -> bool:
@@ -149,8 +160,10 @@ def _spell_out_ceil_mode(node: gs.Node, stated: tuple[Sliding, ...], extents: tu
     return True
 
 
-def _uniform_divisor(graph: gs.Graph, node: gs.Node, stated: tuple[Sliding, ...], extents: tuple[int, ...]) -> bool:
-    """Let an AveragePool divide by its whole kernel everywhere, and correct the borders by a constant map.
+def _uniform_divisor(
+    node: gs.Node, taken: network.Names, stated: tuple[Sliding, ...], extents: tuple[int, ...]
+) -> list[gs.Node]:
+    """Let an AveragePool divide by its whole kernel everywhere; the node that corrects the borders by a constant map.
 
     A window that hangs over the border is divided by fewer cells: those of the input, or, with
     count_include_pad, those of the input and of the padding that the model states, but not of what ceil_mode
@@ -159,10 +172,10 @@ def _uniform_divisor(graph: gs.Graph, node: gs.Node, stated: tuple[Sliding, ...]
     include = bool(node.attrs.get("count_include_pad", 0))
     explicit = sliding_axes(node, tuple(node.attrs["kernel_shape"]))
     if include and explicit == stated:
-        return False
+        return []
     # ONNX Runtime would fuse a Pad into a pooling that counts its padding, and then refuse the sum of both.
     if not include and any(producer.op == "Pad" for producer in node.inputs[0].inputs):
-        return False
+        return []
     divisor = np.ones((1, 1, *(1 for _ in extents)))
     dilations = node.attrs.get("dilations", [1] * len(extents))
     for axis, (size, now, then, dilation) in enumerate(zip(extents, explicit, stated, dilations, strict=True)):
@@ -171,45 +184,42 @@ def _uniform_divisor(graph: gs.Graph, node: gs.Node, stated: tuple[Sliding, ...]
     node.attrs["count_include_pad"] = 1
     factor = math.prod(node.attrs["kernel_shape"]) / divisor
     if np.all(factor == 1):
-        return not include
+        return []
     averaged = node.outputs[0]
-    raw = gs.Variable(network.fresh_name(graph, f"{averaged.name}/whole_kernel"), dtype=averaged.dtype)
+    raw = gs.Variable(taken.fresh(f"{averaged.name}/whole_kernel"), averaged.dtype, averaged.shape)
     node.outputs = [raw]
-    scale = network.constant(network.fresh_name(graph, f"{averaged.name}/divisor"), factor.astype(averaged.dtype))
-    correction = gs.Node("Mul", f"{node.name}/divisor", inputs=[raw, scale], outputs=[averaged])
-    graph.nodes.insert(_position(graph, node) + 1, correction)
-    return True
+    scale = network.constant(taken.fresh(f"{averaged.name}/divisor"), factor.astype(averaged.dtype))
+    return [gs.Node("Mul", f"{node.name}/divisor", inputs=[raw, scale], outputs=[averaged])]
 
 
-def _legal_padding(graph: gs.Graph, node: gs.Node) -> bool:
-    """Give padding that is as large as a pooling kernel, which runtimes refuse, to a Pad in front.
+def _legal_padding(node: gs.Node, taken: network.Names) -> list[gs.Node]:
+    """Give padding that is as large as a pooling kernel, which runtimes refuse, to a Pad in front: that Pad.
 
     It comes from ceil_mode with dilations: the last window starts inside the input and looks far beyond.
     """
     kernel, pads = node.attrs["kernel_shape"], node.attrs.get("pads", [])
     if all(pad < k for pad, k in zip(pads, [*kernel, *kernel], strict=False)):
-        return False
+        return []
     source, half = node.inputs[0], len(kernel)
     dtype = np.dtype(source.dtype)
     fill = np.zeros((), dtype) if node.op != "MaxPool" else lowest(dtype)
-    name = network.fresh_name(graph, f"{node.outputs[0].name}/padded")
-    padded = gs.Variable(name, dtype=dtype)
-    amounts = network.constant(f"{name}/amounts", np.array([0, 0, *pads[:half], 0, 0, *pads[half:]], np.int64))
-    pad = gs.Node("Pad", name, inputs=[source, amounts, network.constant(f"{name}/fill", fill)], outputs=[padded])
-    graph.nodes.insert(_position(graph, node), pad)
+    name = taken.fresh(f"{node.outputs[0].name}/padded")
+    amounts = [0, 0, *pads[:half], 0, 0, *pads[half:]]
+    shape = [n + a + b for n, a, b in zip(source.shape, amounts[: half + 2], amounts[half + 2 :], strict=True)]
+    padded = gs.Variable(name, dtype, shape)
+    inputs = [
+        source,
+        network.constant(taken.fresh(f"{name}/amounts"), np.array(amounts, np.int64)),
+        network.constant(taken.fresh(f"{name}/fill"), fill),
+    ]
     node.inputs[0] = padded
     node.attrs["pads"] = [0] * len(pads)
-    return True
+    return [gs.Node("Pad", name, inputs=inputs, outputs=[padded])]
 
 
 def lowest(dtype: np.dtype[Any]) -> Array:
     """The lowest finite number of a type, which a maximum over other numbers never is."""
     return np.array(np.iinfo(dtype).min if dtype.kind in "iu" else np.finfo(dtype).min, dtype)
-
-
-def _position(graph: gs.Graph, node: gs.Node) -> int:
-    # list.index would compare by value, and twins are common.
-    return next(i for i, other in enumerate(graph.nodes) if other is node)
 
 
 # -------------------------------------------------------------------------------------------------- folding
