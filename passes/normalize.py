@@ -85,6 +85,7 @@ def fold_batch_norm(net: Network) -> Network:
     Before: ``Conv(W) → BatchNormalization(γ, β, μ, σ²)``. After: ``Conv(W·γ/σ, (b − μ)·γ/σ + β)``.
     """
     outputs = {id(t) for t in net.graph.outputs}
+    taken = network.Names(net.graph)
     for node in net.graph.nodes:
         if node.op != "BatchNormalization" or not node.inputs[0].inputs:
             continue
@@ -95,7 +96,7 @@ def fold_batch_norm(net: Network) -> Network:
             continue
         weight, bias = parameters
         # Named after the result: a weight that two convolutions share may be folded in two ways.
-        names = (network.fresh_name(net.graph, f"{node.outputs[0].name}/{what}") for what in ("weight", "bias"))
+        names = (taken.fresh(f"{node.outputs[0].name}/{what}") for what in ("weight", "bias"))
         folded = (network.constant(name, array) for name, array in zip(names, (weight, bias), strict=True))
         conv.inputs = [conv.inputs[0], *folded]
         conv.outputs = [node.outputs[0]]
