@@ -129,16 +129,18 @@ def _share_windows(net: Network, regions: Regions, windowed: set[str], areas: li
 
     def find(name: str) -> str:
         while parent[name] != name:
+            parent[name] = parent[parent[name]]  # so that long chains stay short
             name = parent[name]
         return name
 
+    # The image's window is the patch itself, which no plan can enlarge.
+    shareable = windowed - {net.image}
     for node in net.graph.nodes:
         result = node.outputs[0].name
         if result not in windowed or not regions.rules[result].is_pointwise:
             continue
         needed = JOIN_COVERAGE * _area(regions, areas, result)
-        # The image's window is the patch itself, which no plan can enlarge.
-        for name in {t.name for t in node.inputs} & windowed - {net.image}:
+        for name in {t.name for t in node.inputs} & shareable:
             if _area(regions, areas, name) >= needed:
                 parent[find(name)] = find(result)
     return {name: find(name) for name in windowed if name != net.image}
