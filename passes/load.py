@@ -7,16 +7,14 @@ import google.protobuf.message as protobuf
 import numpy as np
 import onnx
 import onnx.inliner
-import onnx.version_converter
 import onnx_graphsurgeon as gs
 from onnx_graphsurgeon.util.exception import OnnxGraphSurgeonException
 
 from krypton_onnx.errors import KryptonError
 from krypton_onnx.passes import network
+from krypton_onnx.passes.legacy import OLDEST_OPSET, opset_of, raise_opset
 from krypton_onnx.passes.network import Array, Network
 
-OLDEST_OPSET = 7
-TARGET_OPSET = 17
 INTERFACE = frozenset({"origins", "patch_content", "window_sizes", "view_rows"})
 """Inputs of the incremental graph, which no tensor of a model may be called."""
 
@@ -49,7 +47,7 @@ def _network(
     model: onnx.ModelProto, path: Path, image_input: str | None, input_size: tuple[int, int] | None
 ) -> Network:
     weights = _detach(model, path)
-    model = _raise_opset(onnx.inliner.inline_local_functions(model), path)
+    model = raise_opset(onnx.inliner.inline_local_functions(model), path)
     graph = gs.import_onnx(model)
     for tensor in [t for t in graph.inputs if t.name in weights]:
         graph.inputs.remove(tensor)
@@ -86,16 +84,12 @@ def read_model(path: Path) -> onnx.ModelProto:
         raise KryptonError(f"{path} cannot be read: {error.strerror}.") from error
     if not model.graph.node or not model.opset_import:
         raise KryptonError(f"{path} is not an ONNX model: it holds no graph.")
-    opset = _opset(model)
+    opset = opset_of(model)
     if opset < OLDEST_OPSET:
         raise KryptonError(
             f"{path} uses ONNX opset {opset}; opset {OLDEST_OPSET} or later is needed: export the model anew."
         )
     return model
-
-
-def _opset(model: onnx.ModelProto) -> int:
-    return next((int(o.version) for o in model.opset_import if o.domain in ("", "ai.onnx")), TARGET_OPSET)
 
 
 def _refuse_without_convolution(model: onnx.ModelProto, path: Path) -> None:
@@ -163,35 +157,6 @@ def _refuse_outside(tensor: onnx.TensorProto, path: Path) -> None:
         )
     if not target.is_file():
         raise KryptonError(f"The weight '{tensor.name}' of {path} needs the file {target}, which is missing.")
-
-
-def _raise_opset(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:
-    opset = _opset(model)
-    del model.graph.value_info[:]
-    model.ir_version = max(model.ir_version, 8)
-    if opset >= TARGET_OPSET:
-        return model
-    try:
-        converted = onnx.version_converter.convert_version(model, TARGET_OPSET)
-    except Exception as error:  # the converter throws whatever its C++ assertions give
-        reason = " ".join(str(error).split())[:300]
-        raise KryptonError(
-            f"{path} of opset {opset} cannot be raised to opset {TARGET_OPSET}: {reason} "
-            "Export it again with a newer opset."
-        ) from error
-    if opset < 11:
-        _keep_old_resize_rule(converted)
-    return converted
-
-
-def _keep_old_resize_rule(model: onnx.ModelProto) -> None:
-    """Upsample, and Resize up to opset 10, sample asymmetrically; the converter leaves Resize-11's other default."""
-    for graph in network.graphs_of(model.graph):
-        for node in (n for n in graph.node if n.op_type == "Resize"):
-            stated = {a.name for a in node.attribute}
-            for name, value in (("coordinate_transformation_mode", "asymmetric"), ("nearest_mode", "floor")):
-                if name not in stated:
-                    node.attribute.append(onnx.helper.make_attribute(name, value))
 
 
 def _image_input(graph: gs.Graph, wanted: str | None, path: Path) -> gs.Variable:
