@@ -155,6 +155,7 @@ class Plan:
         dense: where windows end and why.
         row_classes, col_classes: the window classes for `patch`.
         reduced_precision: whether the model computes anywhere in fewer bits than float32.
+        epsilon: unit of rounding of the shortest floating-point type that it computes in, float32 at the longest.
         per_query: why the tail of the graph runs one query at a time; None if it does not.
         memory: what a memory budget is spent on.
         preprocess: how a picture becomes the image tensor (`Preprocess.to_dict`), if that was given.
@@ -178,6 +179,7 @@ class Plan:
     row_classes: WindowClasses
     col_classes: WindowClasses
     reduced_precision: bool
+    epsilon: float
     per_query: str | None
     memory: Memory
     preprocess: dict[str, Any] | None = None

@@ -5,7 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import ml_dtypes
 import numpy as np
+import onnx
 import onnx_graphsurgeon as gs
 
 from krypton_onnx.classes import MAX_CLASSES, axis_classes
@@ -27,6 +29,7 @@ from krypton_onnx.plan import FORMAT, Memory, Plan, Source, TensorInfo, WindowCl
 TRANSFORMS = (static_shapes, remove_inference_noops, fold_zero_pads, fold_batch_norm)
 """The normalization, in order. After each the graph is checked and its shapes are inferred anew."""
 
+_FLOAT32 = float(np.finfo(np.float32).eps)
 _QUANTIZED = ("QLinear", "Quantize", "Dequantize", "DynamicQuantize")
 
 
@@ -119,7 +122,8 @@ def compile_graphs(
         dense=layout.dense,
         row_classes=_planned_classes(layout, 0, height, patch[0]),
         col_classes=_planned_classes(layout, 1, width, patch[1]),
-        reduced_precision=_reduced_precision(net),
+        reduced_precision=_is_quantized(net) or _epsilon(net) > _FLOAT32,
+        epsilon=_epsilon(net),
         per_query=next(iter(batch.lost.values()), None),
         memory=Memory(base_peak(base), peak.fixed, peak.window, peak.dense),
         preprocess=preprocess,
@@ -128,13 +132,17 @@ def compile_graphs(
     return Compiled(base, incremental, plan)
 
 
-def _reduced_precision(net: Network) -> bool:
-    """Whether anything is computed in fp16 or less, or in integers that stand for real numbers."""
-    quantized = any(node.op.startswith(_QUANTIZED) or node.op.endswith("Integer") for node in net.graph.nodes)
-    # graphsurgeon keeps a type that numpy lacks as ONNX's number for it; all of those are short.
+def _is_quantized(net: Network) -> bool:
+    """Whether anything is computed in integers that stand for real numbers."""
+    return any(node.op.startswith(_QUANTIZED) or node.op.endswith("Integer") for node in net.graph.nodes)
+
+
+def _epsilon(net: Network) -> float:
+    """The unit of rounding of the shortest floating-point type."""
+    # graphsurgeon keeps a type that numpy lacks as ONNX's number for it.
     dtypes = {t.dtype for t in net.graph.tensors().values() if t.dtype is not None}
-    names = {"short float" if isinstance(dtype, int) else np.dtype(dtype).name for dtype in dtypes}
-    return quantized or any("float" in name and name not in ("float32", "float64") for name in names)
+    known = (onnx.helper.tensor_dtype_to_np_dtype(d) if isinstance(d, int) else np.dtype(d) for d in dtypes)
+    return max(_FLOAT32, *(float(ml_dtypes.finfo(d).eps) for d in known if "float" in d.name), 0.0)
 
 
 def _info(tensor: gs.Variable, leading: int = 0) -> TensorInfo:

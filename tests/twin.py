@@ -144,7 +144,7 @@ class Twin:
                 ours[name],
                 full[name],
                 self.base_full[name],
-                noise_of(full[name], plain[name]),
+                noise_of(full[name], plain[name], self.plan.epsilon),
                 reduced_precision=reduced,
             )
             for name in self.outputs
