@@ -157,6 +157,9 @@ class Plan:
         reduced_precision: whether the model computes anywhere in fewer bits than float32.
         epsilon: unit of rounding of the shortest floating-point type that it computes in, float32 at the longest.
         per_query: why the tail of the graph runs one query at a time; None if it does not.
+        one_query: whether the graph takes exactly one query a run, for the same reason.
+        predicted_speedup: of windows over full inference, for the mean query of `patch`.
+        full_inference: whether that is too little, so that each query runs the model in full.
         memory: what a memory budget is spent on.
         preprocess: how a picture becomes the image tensor (`Preprocess.to_dict`), if that was given.
         labels: class names, if given.
@@ -181,6 +184,9 @@ class Plan:
     reduced_precision: bool
     epsilon: float
     per_query: str | None
+    one_query: bool
+    predicted_speedup: float
+    full_inference: bool
     memory: Memory
     preprocess: dict[str, Any] | None = None
     labels: tuple[str, ...] | None = None
