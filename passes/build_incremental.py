@@ -8,6 +8,7 @@ from krypton_onnx.passes.batch_axes import BatchAxes
 from krypton_onnx.passes.emit import Emitter
 from krypton_onnx.passes.footprint import Bytes, peak, static_bytes
 from krypton_onnx.passes.network import Network, static_shape, values
+from krypton_onnx.passes.occluded_image import occluded_image
 from krypton_onnx.passes.operators import WindowRule
 from krypton_onnx.passes.overlay import POINT, Box, Maps, Overlay, Source
 from krypton_onnx.passes.per_query import Carried, per_query_tail, query_shape
@@ -17,7 +18,7 @@ from krypton_onnx.passes.rules.rule import Form
 
 
 def build_incremental(
-    net: Network, layout: Layout, patch: tuple[int, int], moving: frozenset[str], batch: BatchAxes
+    net: Network, layout: Layout, patch: tuple[int, int], moving: frozenset[str], batch: BatchAxes | None
 ) -> tuple[gs.Graph, Bytes]:
     """Rewrite the model for a batch of queries.
 
@@ -34,7 +35,8 @@ def build_incremental(
         layout: the planner's decisions.
         patch: (height, width) of the patch to count memory for.
         moving: names of the tensors that depend on the image.
-        batch: where tensors have the batch; those that have it nowhere are computed query by query.
+        batch: where tensors have the batch, those that have it nowhere being computed query by query; None for a graph
+            that takes exactly one query.
 
     Returns:
         The graph, and the most memory that its activations take at once.
@@ -42,7 +44,7 @@ def build_incremental(
     builder = _Builder(net, layout, patch, moving, batch)
     tail = []
     for node in net.graph.nodes:
-        if network.outputs(node)[0].name in batch.lost:
+        if batch is not None and network.outputs(node)[0].name in batch.lost:
             tail.append(node)
         else:
             builder.add(node)
@@ -53,7 +55,7 @@ def build_incremental(
 
 class _Builder:
     def __init__(
-        self, net: Network, layout: Layout, patch: tuple[int, int], moving: frozenset[str], batch: BatchAxes
+        self, net: Network, layout: Layout, patch: tuple[int, int], moving: frozenset[str], batch: BatchAxes | None
     ) -> None:
         self.net, self.layout, self.moving, self.batch = net, layout, moving, batch
         image = net.image_tensor
@@ -173,10 +175,21 @@ class _Builder:
     def _whole(self, tensor: str) -> gs.Tensor:
         """The full map of a tensor for every query, assembled once."""
         if tensor not in self.full:
-            axes, shape = self.layout.axes[tensor], static_shape(self.tensors[tensor]) or (0, 0, 0, 0)
-            box = self.overlay.whole(shape[axes.rows], shape[axes.cols])
-            self.full[tensor] = self._read(tensor, box, POINT, None, f"{tensor}/whole")
+            self.full[tensor] = self._occluded_image() if self.layout.full_inference else self._assembled(tensor)
         return self.full[tensor]
+
+    def _assembled(self, tensor: str) -> gs.Variable:
+        axes, shape = self.layout.axes[tensor], static_shape(self.tensors[tensor]) or (0, 0, 0, 0)
+        box = self.overlay.whole(shape[axes.rows], shape[axes.cols])
+        return self._read(tensor, box, POINT, None, f"{tensor}/whole")
+
+    def _occluded_image(self) -> gs.Variable:
+        """The one whole map of full inference, which has no window to lay over it."""
+        number, every = self.views[self.net.image], self.overlay.leading_queries(4)
+        view = self.layout.views[number]
+        image = occluded_image(self.emitter, self.sources[number], view, self.origins, self.content, every)
+        self.emitter.sizes[image.name] = Bytes(dense=static_bytes(self.net.image_tensor))
+        return image
 
     def _dequantized(self, tensor: str, quantized: gs.Variable, name: str, memory: Bytes) -> gs.Variable:
         """A read of a quantized tensor as its DequantizeLinear would give it."""
@@ -192,6 +205,7 @@ class _Builder:
 
     def add_tail(self, nodes: list[gs.Node]) -> None:
         """Append the nodes that lose the batch axis, to run once a query."""
+        assert self.batch is not None
         made = {t.name for n in nodes for t in n.outputs}
         used = dict.fromkeys(name for n in nodes for name in used_names(n))
         carried = {
@@ -245,12 +259,13 @@ class _Builder:
     def _per_query(self, wanted: gs.Variable) -> gs.Variable:
         """An output with an axis of queries in front."""
         tensor = self._whole(wanted.name)
-        shape = static_shape(wanted)
-        if shape is None or shape[:1] == (1,) or wanted.name in self.batch.lost:
+        if query_shape(wanted) != tuple(wanted.shape) or (self.batch is not None and wanted.name in self.batch.lost):
             return tensor
-        # a query's rows follow one another
         tensor.name = self.emitter.unique(f"{wanted.name}/rows")
-        return self.emitter.op("Reshape", tensor, self.emitter.constant(np.array([-1, *shape], np.int64)))
+        if self.batch is None:
+            return self.emitter.op("Unsqueeze", tensor, self.emitter.constant(np.zeros(1, np.int64)))
+        # the rows of a query follow one another
+        return self.emitter.op("Reshape", tensor, self.emitter.constant(np.array([-1, *wanted.shape], np.int64)))
 
     def _repeated(self, wanted: gs.Variable) -> gs.Variable:
         """An output that does not depend on the image, once a query."""
