@@ -21,7 +21,7 @@ from krypton_onnx.passes.load import load
 from krypton_onnx.passes.network import Network, static_shape
 from krypton_onnx.passes.normalize import fold_batch_norm, fold_zero_pads, remove_inference_noops
 from krypton_onnx.passes.per_query import query_shape
-from krypton_onnx.passes.planner import Layout, batch_for, plan_layout
+from krypton_onnx.passes.planner import Layout, batch_for, one_query_reason, plan_layout
 from krypton_onnx.passes.regions import Regions, analyse_regions
 from krypton_onnx.passes.static_shapes import static_shapes
 from krypton_onnx.plan import FORMAT, Memory, Plan, Source, TensorInfo, WindowClasses
@@ -102,9 +102,12 @@ def compile_graphs(
     moving = frozenset(regions.states)
     windowed = frozenset(layout.window_of)
     batch = batch_axes(net, moving, windowed)
-    net = free_batch(net, batch.axes, windowed)
+    one_query = one_query_reason(net, layout, batch, patch)
+    if one_query is None:
+        net = free_batch(net, batch.axes, windowed)
     base = build_base(net, layout)
-    incremental, peak = build_incremental(net, layout, patch, moving, batch)
+    incremental, peak = build_incremental(net, layout, patch, moving, None if one_query else batch)
+    query_bytes = peak.window + peak.dense
     plan = Plan(
         format=FORMAT,
         compiler=version,
@@ -115,7 +118,7 @@ def compile_graphs(
         outputs=tuple(TensorInfo(t.name, np.dtype(t.dtype).name, query_shape(t)) for t in net.graph.outputs),
         output_windows=tuple(layout.window_of.get(t.name) for t in net.graph.outputs),
         patch=patch,
-        batch=batch_for(peak.window + peak.dense),
+        batch=1 if one_query else batch_for(query_bytes, full_inference=layout.full_inference),
         program=layout.program,
         windows=layout.windows,
         views=layout.views,
@@ -124,7 +127,10 @@ def compile_graphs(
         col_classes=_planned_classes(layout, 1, width, patch[1]),
         reduced_precision=_is_quantized(net) or _epsilon(net) > _FLOAT32,
         epsilon=_epsilon(net),
-        per_query=next(iter(batch.lost.values()), None),
+        per_query=one_query or next(iter(batch.lost.values()), None),
+        one_query=one_query is not None,
+        predicted_speedup=round(layout.predicted_speedup, 2),
+        full_inference=layout.full_inference,
         memory=Memory(base_peak(base), peak.fixed, peak.window, peak.dense),
         preprocess=preprocess,
         labels=labels,

@@ -14,6 +14,8 @@ import onnx_graphsurgeon as gs
 from krypton_onnx import geometry
 from krypton_onnx.geometry import Program, Sliding, Step, unchanged
 from krypton_onnx.passes import network
+from krypton_onnx.passes.batch_axes import BatchAxes
+from krypton_onnx.passes.cost import Prediction, predict, read_bytes
 from krypton_onnx.passes.flops import flops
 from krypton_onnx.passes.network import Network, describe, outputs, static_shape
 from krypton_onnx.passes.operators import Axes, WindowRule
@@ -28,11 +30,23 @@ JOIN_COVERAGE = 0.75
 """A branch whose region has at least this share of its merge's is computed at the merge's size; a smaller one is
 re-read through the overlay, which costs bytes in place of arithmetic."""
 
+LEAST_SPEEDUP = 1.1
+"""Windows that are predicted to give less than this are not worth their trouble: the model runs as it is."""
+
+SURE_BOUND = 1.5
+"""Above this bound on the speedup, windows are used whatever is predicted."""
+
+LONELY_SHARE = 0.8
+"""Where this share of a query's arithmetic has lost the batch axis, batches gain nothing."""
+
 BATCH_BYTES = 40_000_000
 """Activations of a batch. Less spreads the cost of index arithmetic over too few queries, more leaves the caches."""
 
 BATCHES = (8, 16, 32, 64)
 """Queries per run, the one that comes nearest to BATCH_BYTES."""
+
+DENSE_BATCHES = (1, 2, 4, 8, 16, 32)
+"""The same for full inference, which has no index arithmetic to spread."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +62,8 @@ class Layout:
         axes: of every tensor that is computed in windows, and of the image.
         through: the dequantized tensors, which are read as their quantized sources.
         dense: the nodes at which windows end, and why.
+        predicted_speedup: over full inference, of the layout with windows.
+        full_inference: whether it was dropped for being too little, so that nothing is computed in windows.
     """
 
     program: Program
@@ -58,6 +74,8 @@ class Layout:
     axes: dict[str, Axes]
     through: Through
     dense: tuple[DenseNode, ...]
+    predicted_speedup: float
+    full_inference: bool
 
 
 def plan_layout(net: Network, regions: Regions, patch: tuple[int, int]) -> Layout:
@@ -75,13 +93,80 @@ def plan_layout(net: Network, regions: Regions, patch: tuple[int, int]) -> Layou
     rules = {name: rule for name, rule in regions.rules.items() if name in windowed}
     through = read_through(net, windowed)
     views = _views(net, regions, _reads(net, rules, window_of, through), window_of)
+    predicted = _predicted(net, regions, areas, program, windows, window_of, views, patch)
+    if predicted.speedup < LEAST_SPEEDUP and predicted.bound <= SURE_BOUND:
+        return _full_inference(net, regions, predicted.speedup)
     axes = {name: regions.axes(name) for name in windowed}
-    return Layout(program, windows, window_of, rules, views, axes, through, dense)
+    return Layout(
+        program, windows, window_of, rules, views, axes, through, dense, predicted.speedup, full_inference=False
+    )
 
 
-def batch_for(query_bytes: int) -> int:
+def _full_inference(net: Network, regions: Regions, predicted: float) -> Layout:
+    """No windows but the image's, which are the patches."""
+    reason = f"full inference, because windows are predicted to give only {predicted:.2f}x"
+    readers = [node for node in net.graph.nodes if net.image in used_names(node)]
+    dense = tuple(DenseNode(describe(node), reason) for node in readers)
+    through, axes = Through(), {net.image: regions.axes(net.image)}
+    views = _views(net, regions, _reads(net, {}, {}, through), {})
+    return Layout(regions.program, (), {}, {}, views, axes, through, dense, predicted, full_inference=True)
+
+
+def _predicted(
+    net: Network,
+    regions: Regions,
+    areas: list[float],
+    program: Program,
+    windows: tuple[Window, ...],
+    window_of: dict[str, int],
+    views: tuple[View, ...],
+    patch: tuple[int, int],
+) -> Prediction:
+    mean = _mean_windows(program, windows, patch)
+    steps = {name: state.step for name, state in regions.states.items() if isinstance(state, Windowed)}
+    shares = {name: areas[step] / math.prod(program[step].extents) for name, step in steps.items()}
+    of_tensor = {name: mean[window] for name, window in window_of.items()}
+    return predict(net, regions, shares, of_tensor, read_bytes(views, mean))
+
+
+def _mean_windows(program: Program, windows: tuple[Window, ...], patch: tuple[int, int]) -> list[tuple[float, float]]:
+    """(rows, columns) of the mean query's windows, over all origins of the image."""
+    extents = program[0].extents
+    rows, cols = (
+        geometry.window_sizes(program, axis, np.arange(extents[axis] - patch[axis] + 1), patch[axis]).mean(axis=1)
+        for axis in (0, 1)
+    )
+    return [(float(rows[w.step]), float(cols[w.step])) for w in windows]
+
+
+def one_query_reason(net: Network, layout: Layout, batch: BatchAxes, patch: tuple[int, int]) -> str | None:
+    """Why a run should take one query only, or None if it should take a batch.
+
+    Args:
+        net: the normalized model.
+        layout: the decided layout.
+        batch: where tensors have the batch.
+        patch: (height, width) of the patch to tune for.
+    """
+    for tensor in net.graph.outputs:
+        if tensor.name in batch.lost and static_shape(tensor) is None:
+            return f"{batch.lost[tensor.name]}; and the extents of the output '{tensor.name}' vary"
+    mean = _mean_windows(layout.program, layout.windows, patch)
+    together = sum(w.flops * math.prod(size) for w, size in zip(layout.windows, mean, strict=True))
+    alone = 0
+    for node in net.graph.nodes:
+        name = outputs(node)[0].name
+        if name in batch.lost:
+            alone += flops(node)
+        elif name in batch.axes and name not in layout.window_of:
+            together += flops(node)
+    return next(iter(batch.lost.values())) if alone > LONELY_SHARE * (alone + together) else None
+
+
+def batch_for(query_bytes: int, *, full_inference: bool) -> int:
     """Queries per run, for a model whose activations take so many bytes a query."""
-    return min(BATCHES, key=lambda batch: abs(math.log(batch * max(query_bytes, 1) / BATCH_BYTES)))
+    batches = DENSE_BATCHES if full_inference else BATCHES
+    return min(batches, key=lambda batch: abs(math.log(batch * max(query_bytes, 1) / BATCH_BYTES)))
 
 
 def largest_windows(layout: Layout, patch: tuple[int, int]) -> list[tuple[int, int]]:

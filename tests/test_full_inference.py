@@ -1,0 +1,167 @@
+"""Models that do not gain by windows, or not by batches: full inference, and one query a run."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+from onnx import TensorProto, helper
+from twin import FLOAT, Array, average, close, normal, small_net
+
+import krypton_onnx as kx
+from krypton_onnx.passes import planner
+from krypton_onnx.passes.pipeline import Compiled, compile_graphs
+from krypton_onnx.passes.write import write_graphs
+from krypton_onnx.plan import Plan
+from krypton_onnx.runtime.memory import batch_size
+
+node = helper.make_node
+W = {"w": normal(4, 3, 3, 3)}
+CONV = node("Conv", ["image", "w"], ["c"], pads=[1, 1, 1, 1])
+
+
+def wide_net() -> onnx.ModelProto:
+    """A convolution that sees nearly all of the image at once, so that nothing is left to save."""
+    nodes = [node("Conv", ["image", "w"], ["c"], pads=[7, 7, 7, 7]), node("Relu", ["c"], ["r"]), *average("r", "y")]
+    return small_net(nodes, {"w": normal(4, 3, 15, 15)})
+
+
+def detector() -> onnx.ModelProto:
+    """Boxes and scores of each cell, and those that NonMaxSuppression keeps: as many as there are."""
+    nodes = [
+        CONV,
+        node("Relu", ["c"], ["r"]),
+        node("Conv", ["r", "v"], ["head"], strides=[2, 2]),
+        node("Reshape", ["head", "flat"], ["cells"]),
+        node("Transpose", ["cells"], ["rows"], perm=[0, 2, 1]),
+        node("Slice", ["rows", "s0", "s4", "axis"], ["boxes"]),
+        node("Slice", ["cells", "s4", "s6", "one"], ["logits"]),
+        node("Sigmoid", ["logits"], ["scores"]),
+        node("NonMaxSuppression", ["boxes", "scores", "most", "overlap", "least"], ["kept"]),
+    ]
+    weights = {
+        **W,
+        "v": normal(6, 4, 3, 3),
+        "flat": np.array([1, 6, 49]),
+        "s0": np.array([0]),
+        "s4": np.array([4]),
+        "s6": np.array([6]),
+        "axis": np.array([2]),
+        "one": np.array([1]),
+        "most": np.array([20]),
+        "overlap": np.float32(0.3),
+        "least": np.float32(0.5),
+    }
+    outputs = {"kept": (TensorProto.INT64, None), "scores": (FLOAT, None)}
+    return small_net(nodes, weights, outputs=outputs)
+
+
+def compiled(model: onnx.ModelProto, folder: Path) -> tuple[Compiled, ort.InferenceSession, ort.InferenceSession]:
+    """The plan, the model itself, and the incremental graph."""
+    onnx.save(model, folder / "net.onnx")
+    result = compile_graphs(folder / "net.onnx", patch=(4, 4), version="test")
+    write_graphs(result, folder)
+    plain, incremental = (
+        ort.InferenceSession(str(folder / name), providers=["CPUExecutionProvider"])
+        for name in ("net.onnx", "incremental.onnx")
+    )
+    return result, plain, incremental
+
+
+def feed(plan: Plan, folder: Path, image: Array, origin: tuple[int, int], content: Array) -> dict[str, Any]:
+    """The inputs of the incremental graph for one query, with whole views and the largest windows."""
+    base = ort.InferenceSession(str(folder / "base.onnx"), providers=["CPUExecutionProvider"])
+    names = [o.name for o in base.get_outputs()]
+    views = dict(zip(names, base.run(None, {"image": image[None]}), strict=True))
+    largest = [np.max(list(c.sizes), axis=0) for c in (plan.row_classes, plan.col_classes)]
+    return {
+        "origins": np.array([origin], np.int64),
+        "patch_content": content[None],
+        "window_sizes": np.stack(largest, axis=1).astype(np.int64).reshape(-1, 2),
+        "view_rows": np.zeros(len(plan.views), np.int64),
+        **views,
+    }
+
+
+@pytest.mark.parametrize("full", [False, True], ids=["windows", "full inference"])
+def test_a_detector_takes_one_query_a_run(full: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if full:
+        always_full(monkeypatch)
+    result, plain, incremental = compiled(detector(), tmp_path)
+    plan = result.plan
+    assert (plan.one_query, plan.batch, plan.full_inference) == (True, 1, full)
+    assert "NonMaxSuppression" in (plan.per_query or "")
+    assert batch_size(plan, (1, 1), None) == 1
+    assert "Scan" not in [n.op for n in result.incremental.nodes]
+    rng = np.random.default_rng(0)
+    kept = set()
+    for origin in [(0, 0), (12, 12), (5, 9)]:
+        image, content = (rng.standard_normal(s).astype(np.float32) for s in ((3, 16, 16), (3, 4, 4)))
+        occluded = image.copy()
+        occluded[:, origin[0] : origin[0] + 4, origin[1] : origin[1] + 4] = content
+        expected = plain.run(["kept", "scores"], {"image": occluded[None]})
+        found = incremental.run(["kept", "scores"], feed(plan, tmp_path, image, origin, content))
+        np.testing.assert_array_equal(found[0], expected[0][None])
+        close(found[1], expected[1])
+        kept.add(expected[0].shape[0])
+    assert len(kept) > 1, "the number of boxes does not vary"
+
+
+def test_a_model_that_loses_its_batch_at_once_takes_one_query_a_run(tmp_path: Path) -> None:
+    turn = node("Transpose", ["image"], ["t"], perm=[1, 0, 2, 3])
+    mixed = node("Softmax", ["t"], ["s"], axis=1)
+    back = node("Transpose", ["s"], ["b"], perm=[1, 0, 2, 3])
+    nodes = [turn, mixed, back, node("Conv", ["b", "w"], ["c"]), *average("c", "y")]
+    plan = compiled(small_net(nodes, W), tmp_path)[0].plan
+    assert plan.one_query
+    assert "Softmax" in (plan.per_query or "")
+
+
+def test_a_small_tail_that_loses_its_batch_is_run_once_a_query_in_batches(tmp_path: Path) -> None:
+    nodes = [CONV, *average("c", "f"), node("ReduceMax", ["f"], ["y"], axes=[0], keepdims=1)]
+    plan = compiled(small_net(nodes, W), tmp_path)[0].plan
+    assert (plan.one_query, plan.per_query is None) == (False, False)
+    assert plan.batch > 1
+
+
+def always_full(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(planner, "LEAST_SPEEDUP", np.inf)
+    monkeypatch.setattr(planner, "SURE_BOUND", np.inf)
+
+
+@pytest.mark.parametrize("patch", [(4, 4), (1, 7), (16, 16)], ids=str)
+def test_full_inference_is_the_model_itself(
+    patch: tuple[int, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(planner, "LEAST_SPEEDUP", 1.1)
+    path = tmp_path / "net.onnx"
+    onnx.save(wide_net(), path)
+    artifact = kx.compile(path, patch=4)
+    plan = artifact.plan
+    assert (plan.full_inference, plan.windows, [v.tensor for v in plan.views]) == (True, (), ["image"])
+    assert plan.predicted_speedup < 1.1
+    assert "full inference" in plan.dense[0].reason
+    rng = np.random.default_rng(1)
+    origins = rng.integers(0, np.array([17, 17]) - patch, (37, 2))
+    image = rng.standard_normal((3, 16, 16)).astype(np.float32)
+    contents = rng.standard_normal((37, 3, *patch)).astype(np.float32)
+    images = np.repeat(image[None], 37, axis=0)
+    for occluded, (y, x), content in zip(images, origins, contents, strict=True):
+        occluded[:, y : y + patch[0], x : x + patch[1]] = content
+    expected = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"]).run(None, {"image": images})[0]
+    session = kx.Session(artifact)
+    close(session.infer(image, origins, contents)["y"], expected)
+
+
+def test_windows_are_kept_where_the_bound_is_high_or_they_are_predicted_to_gain(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(planner, "LEAST_SPEEDUP", 1.1)
+    onnx.save(small_net([CONV, *average("c", "y")], W), tmp_path / "net.onnx")
+    plan = compile_graphs(tmp_path / "net.onnx", patch=(4, 4), version="test").plan
+    assert not plan.full_inference
+    monkeypatch.setattr(planner, "LEAST_SPEEDUP", np.inf)  # the bound alone decides
+    assert not compile_graphs(tmp_path / "net.onnx", patch=(4, 4), version="test").plan.full_inference
+    assert compile_graphs(tmp_path / "net.onnx", patch=(16, 16), version="test").plan.full_inference
