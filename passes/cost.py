@@ -5,13 +5,13 @@ meet them within a tenth. Only quotients of predictions are used, and no machine
 wherever it is made.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from krypton_onnx.geometry import read_count
 from krypton_onnx.passes.flops import flops
 from krypton_onnx.passes.footprint import static_bytes
 from krypton_onnx.passes.network import Network, static_shape
@@ -94,7 +94,7 @@ def read_bytes(views: Sequence[View], windows: Sequence[Sizes]) -> float:
     for view in views:
         for read in view.reads:
             rows, cols = (view.rows, view.cols) if read.window is None else windows[read.window]
-            cells = read_count(rows, read.rows) * read_count(cols, read.cols)
+            cells = read.rows.count(math.ceil(rows)) * read.cols.count(math.ceil(cols))
             total += cells * view.channels * np.dtype(view.dtype).itemsize
     return total
 

@@ -17,6 +17,7 @@ from krypton_onnx.passes.batch_axes import batch_axes
 from krypton_onnx.passes.build_base import base_peak, build_base
 from krypton_onnx.passes.build_incremental import build_incremental
 from krypton_onnx.passes.free_batch import free_batch
+from krypton_onnx.passes.idioms import gather_repeats
 from krypton_onnx.passes.load import load
 from krypton_onnx.passes.network import Network, static_shape
 from krypton_onnx.passes.normalize import fold_batch_norm, fold_zero_pads, remove_inference_noops
@@ -26,7 +27,7 @@ from krypton_onnx.passes.regions import Regions, analyse_regions
 from krypton_onnx.passes.static_shapes import static_shapes
 from krypton_onnx.plan import FORMAT, Memory, Plan, Source, TensorInfo, WindowClasses
 
-TRANSFORMS = (static_shapes, remove_inference_noops, fold_zero_pads, fold_batch_norm)
+TRANSFORMS = (static_shapes, remove_inference_noops, gather_repeats, fold_zero_pads, fold_batch_norm)
 """The normalization, in order. After each the graph is checked and its shapes are inferred anew."""
 
 _FLOAT32 = float(np.finfo(np.float32).eps)
@@ -148,7 +149,8 @@ def _epsilon(net: Network) -> float:
     # graphsurgeon keeps a type that numpy lacks as ONNX's number for it.
     dtypes = {t.dtype for t in net.graph.tensors().values() if t.dtype is not None}
     known = (onnx.helper.tensor_dtype_to_np_dtype(d) if isinstance(d, int) else np.dtype(d) for d in dtypes)
-    return max(_FLOAT32, *(float(ml_dtypes.finfo(d).eps) for d in known if "float" in d.name), 0.0)
+    units = (float(ml_dtypes.finfo(d).eps) for d in known if "float" in d.name)  # type: ignore[no-untyped-call]
+    return max(_FLOAT32, *units)
 
 
 def _info(tensor: gs.Variable, leading: int = 0) -> TensorInfo:

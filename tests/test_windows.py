@@ -208,3 +208,22 @@ def test_rows_and_columns_that_change_places(tmp_path: Path) -> None:
     ]
     model = net((turned, {}))
     assert {"a", "b", "z"} <= answers_exactly(model, tmp_path)
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_upsampling_by_tiling_a_new_axis(tmp_path: Path, turned: bool) -> None:
+    """TensorFlow's way to repeat rows: [1, C, H, W] → [1, C, H, 1, W] → tiled → [1, C, 2·H, W]."""
+    middle = [node("Transpose", ["t"], ["p"], perm=[0, 2, 3, 4, 1])] if turned else []
+    shape = np.array([1, 2 * H, W, C] if turned else [1, C, 2 * H, W])
+    after = [node("Transpose", ["r"], ["z"], perm=[0, 3, 1, 2])] if turned else []
+    layer: Layer = (
+        [
+            node("Unsqueeze", ["x", "k0"], ["u"]),
+            node("Tile", ["u", "k1"], ["t"]),
+            *middle,
+            node("Reshape", ["p" if turned else "t", "k2"], ["r" if turned else "z"]),
+            *after,
+        ],
+        {"k0": np.array([3]), "k1": np.array([1, 1, 1, 2, 1]), "k2": shape},
+    )
+    assert "z" in answers_exactly(net(layer), tmp_path)
