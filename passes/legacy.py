@@ -19,7 +19,11 @@ from krypton_onnx.passes import network
 from krypton_onnx.passes.network import Array
 
 OLDEST_OPSET = 7
+"""ONNX Runtime itself has no kernels for older convolutional networks: no Relu before opset 6, no Add before 7."""
+
 TARGET_OPSET = 17
+STANDARD = ("", "ai.onnx")
+"""Names of the standard domain."""
 
 _ASIDE = "krypton_onnx.aside"
 """A domain that no model has; the converter lets its nodes pass."""
@@ -34,7 +38,7 @@ _ASIDE_UNTIL = {
 
 def opset_of(model: onnx.ModelProto) -> int:
     """The opset of the standard domain."""
-    return next((int(o.version) for o in model.opset_import if o.domain in ("", "ai.onnx")), TARGET_OPSET)
+    return next((int(o.version) for o in model.opset_import if o.domain in STANDARD), TARGET_OPSET)
 
 
 def raise_opset(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:
@@ -110,7 +114,8 @@ def _rewrite(model: onnx.ModelProto, opset: int) -> None:
 
 
 def _tensor_names(graph: onnx.GraphProto) -> Iterator[str]:
-    yield from (t.name for t in (*graph.input, *graph.initializer, *graph.output))
+    yield from (t.name for t in (*graph.input, *graph.output))
+    yield from (t.name for t in graph.initializer)
     yield from (name for node in graph.node for name in node.output)
 
 
@@ -120,7 +125,7 @@ def _used_names(graph: onnx.GraphProto) -> Iterator[str]:
 
 
 def _replacement(node: onnx.NodeProto, opset: int, taken: set[str], used: set[str]) -> list[onnx.NodeProto]:
-    if node.domain not in ("", "ai.onnx"):
+    if node.domain not in STANDARD:
         return [node]
     if node.op_type == "Dropout" and len(node.output) > 1 and node.output[1] not in used:
         del node.output[1:]  # the mask, which has another type and other values in newer opsets

@@ -11,12 +11,17 @@ import onnx_graphsurgeon as gs
 from onnx_graphsurgeon.util.exception import OnnxGraphSurgeonException
 
 from krypton_onnx.errors import KryptonError
+from krypton_onnx.fields import MAX_SIDE
 from krypton_onnx.passes import network
-from krypton_onnx.passes.legacy import OLDEST_OPSET, opset_of, raise_opset
+from krypton_onnx.passes.checks import check_source
+from krypton_onnx.passes.legacy import raise_opset
 from krypton_onnx.passes.network import Array, Network
 
 INTERFACE = frozenset({"origins", "patch_content", "window_sizes", "view_rows"})
 """Inputs of the incremental graph, which no tensor of a model may be called."""
+
+MAX_CELLS = 1 << 27
+"""Cells of a map: index arithmetic is int32, and a pool holds the windows of a batch beside the map."""
 
 _CHANNELS = (1, 3, 4)
 _PACKED = {onnx.TensorProto.INT4, onnx.TensorProto.UINT4, onnx.TensorProto.FLOAT4E2M1}
@@ -72,7 +77,7 @@ def read_model(path: Path) -> onnx.ModelProto:
     """Parse the file, without external data.
 
     Raises:
-        KryptonError: the file is missing, not ONNX, or of an opset that is too old.
+        KryptonError: the file is missing or not ONNX, or `check_source` refuses it.
     """
     if not path.is_file():
         raise KryptonError(f"There is no model file at {path}.")
@@ -82,13 +87,7 @@ def read_model(path: Path) -> onnx.ModelProto:
         raise KryptonError(f"{path} is not an ONNX model, or is cut short: it cannot be parsed.") from error
     except OSError as error:
         raise KryptonError(f"{path} cannot be read: {error.strerror}.") from error
-    if not model.graph.node or not model.opset_import:
-        raise KryptonError(f"{path} is not an ONNX model: it holds no graph.")
-    opset = opset_of(model)
-    if opset < OLDEST_OPSET:
-        raise KryptonError(
-            f"{path} uses ONNX opset {opset}; opset {OLDEST_OPSET} or later is needed: export the model anew."
-        )
+    check_source(model, path)
     return model
 
 
@@ -140,22 +139,30 @@ def _array(tensor: onnx.TensorProto, path: Path) -> Array:
     try:
         return onnx.numpy_helper.to_array(tensor, base_dir=str(path.parent))
     except (ValueError, OSError, TypeError, onnx.checker.ValidationError) as error:
-        raise KryptonError(
-            f"The weight '{tensor.name}' of {path} cannot be read: its data are missing, cut short or malformed."
-        ) from error
+        raise _unreadable(tensor, path) from error
+
+
+def _unreadable(tensor: onnx.TensorProto, path: Path) -> KryptonError:
+    return KryptonError(
+        f"The weight '{tensor.name}' of {path} cannot be read: its data are missing, cut short or malformed."
+    )
 
 
 def _refuse_outside(tensor: onnx.TensorProto, path: Path) -> None:
     """External data must lie in the model's own folder, links followed: a model file is untrusted input."""
     location = next((e.value for e in tensor.external_data if e.key == "location"), "")
     folder = path.parent.resolve()
-    target = (folder / location).resolve()
+    try:
+        target = (folder / location).resolve()
+        is_file = target.is_file()
+    except (OSError, ValueError, RuntimeError) as error:  # a name that no file can have, a link to itself
+        raise _unreadable(tensor, path) from error
     if not location or folder not in target.parents:
         raise KryptonError(
             f"The weight '{tensor.name}' of {path} points to '{location}', outside the model's folder; "
             "external data must lie beside the model."
         )
-    if not target.is_file():
+    if not is_file:
         raise KryptonError(f"The weight '{tensor.name}' of {path} needs the file {target}, which is missing.")
 
 
@@ -244,6 +251,8 @@ def _fix_image_shape(image: gs.Variable, size: tuple[int, int] | None, path: Pat
         raise KryptonError(
             f"The image input '{image.name}' of {path} leaves its channels open: export it with a fixed number."
         )
+    if image.shape[0] == 0:
+        raise KryptonError(f"The image input '{image.name}' of {path} takes no images: its first extent is 0.")
     if size is None and None in extents:
         raise KryptonError(
             f"The image input '{image.name}' of {path} leaves its height or width open: "
@@ -254,4 +263,10 @@ def _fix_image_shape(image: gs.Variable, size: tuple[int, int] | None, path: Pat
             f"The image input '{image.name}' of {path} is fixed to {extents[0]}x{extents[1]}; "
             f"the size {size[0]}x{size[1]} cannot be set."
         )
-    image.shape = [1, channels, *(size or extents)]
+    height, width = size or (int(extent or 0) for extent in extents)
+    if max(height, width) > MAX_SIDE or height * width > MAX_CELLS:
+        raise KryptonError(
+            f"An image of {height}x{width} is too large for {path}: a side may have {MAX_SIDE} pixels, and all "
+            f"together {MAX_CELLS}."
+        )
+    image.shape = [1, channels, height, width]

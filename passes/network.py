@@ -22,6 +22,11 @@ WEIGHTS_FILE = "weights.bin"
 DETACH_BYTES = 1024
 """Constants above this size are detached; smaller ones (shapes, scalars) are data that shape inference reads."""
 
+_LONGEST_VECTOR = 1 << 14
+_MAKE_VECTORS = {"ConstantOfShape", "Expand", "OneHot", "Pad", "Range", "Resize", "Tile"}
+"""Operators whose results can be far longer than their inputs."""
+_UNKNOWN = onnx.TensorShapeProto.Dimension()
+
 Array = NDArray[np.generic]
 
 
@@ -210,7 +215,7 @@ def infer_shapes(network: Network, *, after: str) -> Network:
     consistent = not any(node.attrs.get("ceil_mode", 0) for node in network.graph.nodes)
     model = with_standard_operators(shell(to_model(network.graph)))
     try:
-        inferred = onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=consistent, data_prop=True)
+        inferred = _inferred(model, strict=consistent)
         # The checker refuses outputs of unknown rank, as they stand behind operators that are not part of ONNX.
         if all(o.type.tensor_type.HasField("shape") for o in inferred.graph.output):
             onnx.checker.check_model(inferred)
@@ -226,6 +231,26 @@ def infer_shapes(network: Network, *, after: str) -> Network:
             dims = [d.dim_value if d.HasField("dim_value") else None for d in kind.shape.dim]
             tensor.shape = dims if kind.HasField("shape") else None
     return network
+
+
+def _inferred(model: onnx.ModelProto, *, strict: bool) -> onnx.ModelProto:
+    """Shapes, and, where that is safe, through the numbers from which shapes are computed."""
+    plain = onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=strict)
+    if not _propagates_little(plain.graph):
+        return plain
+    return onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=strict, data_prop=True)
+
+
+def _propagates_little(graph: onnx.GraphProto) -> bool:
+    """Whether no vector is long: onnx would write down each of its numbers."""
+    for part in graphs_of(graph):
+        shapes = {t.name: t.type.tensor_type.shape.dim for t in (*part.value_info, *part.output)}
+        if any(len(dims) == 1 and dims[0].dim_value > _LONGEST_VECTOR for dims in shapes.values()):
+            return False
+        made = [name for node in part.node if node.op_type in _MAKE_VECTORS for name in node.output]
+        if any(not d.HasField("dim_value") for name in made for d in shapes.get(name, [_UNKNOWN])):
+            return False
+    return True
 
 
 def static_shape(tensor: gs.Tensor) -> tuple[int, ...] | None:

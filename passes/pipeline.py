@@ -18,7 +18,7 @@ from krypton_onnx.passes.build_base import base_peak, build_base
 from krypton_onnx.passes.build_incremental import build_incremental
 from krypton_onnx.passes.free_batch import free_batch
 from krypton_onnx.passes.idioms import gather_repeats
-from krypton_onnx.passes.load import load
+from krypton_onnx.passes.load import MAX_CELLS, load
 from krypton_onnx.passes.network import Network, static_shape
 from krypton_onnx.passes.normalize import fold_batch_norm, fold_zero_pads, remove_inference_noops
 from krypton_onnx.passes.per_query import query_shape
@@ -59,6 +59,7 @@ def normalized(
     except KryptonError as error:
         raise KryptonError(f"{path} cannot be compiled. {error}") from error
     _refuse_unknown_outputs(net, path)
+    _refuse_impossible_maps(net, path)
     return net, analyse_regions(net)
 
 
@@ -68,6 +69,22 @@ def _refuse_unknown_outputs(net: Network, path: Path) -> None:
             raise KryptonError(
                 f"The shape of the output '{tensor.name}' of {path} is not known, because an operator before it is not "
                 "part of ONNX: declare the output's type and shape in the model."
+            )
+
+
+def _refuse_impossible_maps(net: Network, path: Path) -> None:
+    for tensor in (t for node in net.graph.nodes for t in node.outputs):
+        shape = static_shape(tensor)
+        if shape is None or len(shape) != 4:
+            continue
+        if 0 in shape:
+            raise KryptonError(
+                f"The tensor '{tensor.name}' of {path} has the shape {list(shape)}, which holds nothing."
+            )
+        if shape[2] * shape[3] > MAX_CELLS:
+            raise KryptonError(
+                f"The tensor '{tensor.name}' of {path} has maps of {shape[2]}x{shape[3]} cells; up to {MAX_CELLS} can "
+                "be compiled."
             )
 
 

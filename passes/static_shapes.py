@@ -25,7 +25,14 @@ _SLIDING = ("Conv", "ConvInteger", "QLinearConv", *POOLS)
 # Quantization stays visible to ONNX Runtime's own fusions.
 _NEVER_FOLDED = {"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"}
 _RANDOM = {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Multinomial", "Bernoulli"}
-_MAX_FOLDED_ELEMENTS = 1 << 28
+_MAX_GROWTH = 1 << 25
+"""Numbers by which folding may make a model larger: a mask or an embedding, not what a chain of Tiles can make."""
+
+_SLOW = {"Conv", "ConvTranspose", "Einsum", "GridSample", "GRU", "LSTM", "Resize", "RNN", "RoiAlign", *POOLS}
+_MAX_SLOW_ELEMENTS = 1 << 12
+"""Results of operators that onnx's reference computes in Python loops."""
+
+_MAX_ATTRIBUTE = 1 << 24
 
 
 def static_shapes(net: Network) -> Network:
@@ -38,9 +45,13 @@ def static_shapes(net: Network) -> Network:
         KryptonError: shapes contradict each other, or an operator draws random numbers.
     """
     _refuse_random(net.graph)
+    growth = _MAX_GROWTH
     while True:
         network.infer_shapes(net, after="shape inference")
-        if not _explicit_padding(net.graph) and not _fold(net.graph):
+        if _explicit_padding(net.graph):
+            continue
+        folded, growth = _fold(net.graph, growth)
+        if not folded:
             return net
 
 
@@ -100,6 +111,7 @@ def _spelled_out(node: gs.Node, taken: network.Names) -> list[gs.Node]:
     shape = static_shape(node.inputs[0]) if kernel else None
     if kernel is None or shape is None:
         return [node]
+    _check_attributes(node)
     result = node.outputs[0]
     node.attrs["kernel_shape"] = list(kernel)
     rewritten = _spell_out_auto_pad(node, kernel, shape[2:])
@@ -115,6 +127,16 @@ def _spelled_out(node: gs.Node, taken: network.Names) -> list[gs.Node]:
     correction = _uniform_divisor(node, taken, stated, shape[2:]) if node.op == "AveragePool" else []
     padding = _legal_padding(node, taken) if node.op in POOLS else []
     return [*padding, node, *correction]
+
+
+def _check_attributes(node: gs.Node) -> None:
+    numbers = [n for name in ("kernel_shape", "pads", "strides", "dilations") for n in node.attrs.get(name, [])]
+    if any(abs(n) > _MAX_ATTRIBUTE for n in numbers):
+        raise KryptonError(f"The {describe(node)} has a kernel, stride, dilation or padding beyond {_MAX_ATTRIBUTE}.")
+    if node.attrs.get("group", 1) < 1:
+        raise KryptonError(f"The {describe(node)} has {node.attrs['group']} groups: there must be at least one.")
+    if node.attrs.get("auto_pad", "NOTSET") not in ("NOTSET", "SAME_UPPER", "SAME_LOWER", "VALID"):
+        raise KryptonError(f"The {describe(node)} has the unknown auto_pad '{node.attrs['auto_pad']}'.")
 
 
 def _spell_out_auto_pad(node: gs.Node, kernel: tuple[int, ...], extents: tuple[int, ...]) -> bool:
@@ -225,25 +247,40 @@ def lowest(dtype: np.dtype[Any]) -> Array:
 # -------------------------------------------------------------------------------------------------- folding
 
 
-def _fold(graph: gs.Graph) -> bool:
-    """Replace nodes whose results are known by constants. True if anything was folded."""
+def _fold(graph: gs.Graph, growth: int) -> tuple[bool, int]:
+    """Replace nodes whose results are known by constants.
+
+    Args:
+        graph: the graph.
+        growth: numbers by which it may become larger.
+
+    Returns:
+        (whether anything was folded, the growth that is left).
+    """
     outputs = {t.name for t in graph.outputs}
     folded = False
     for node in list(graph.nodes):
         if any(t.name in outputs for t in node.outputs) or len(node.outputs) != 1:
             continue
-        result = _known_result(graph, node)
+        result = _known_result(graph, node, growth)
         if result is not None:
+            growth -= _grown(node, result.size)
             target = node.outputs[0]
             node.outputs.clear()
             network.become_constant(target, result)
             folded = True
     if folded:
         graph.cleanup(remove_unused_graph_inputs=False)
-    return folded
+    return folded, growth
 
 
-def _known_result(graph: gs.Graph, node: gs.Node) -> Array | None:
+def _grown(node: gs.Node, size: int) -> int:
+    """How many numbers more a node's result has than its inputs."""
+    held = {id(t): math.prod(static_shape(t) or (0,)) for t in network.present(node)}
+    return max(0, size - sum(held.values()))
+
+
+def _known_result(graph: gs.Graph, node: gs.Node, growth: int) -> Array | None:
     if node.op in ("Shape", "Size"):
         shape = static_shape(node.inputs[0])
         if shape is None:
@@ -254,7 +291,9 @@ def _known_result(graph: gs.Graph, node: gs.Node) -> Array | None:
     if node.op in _NEVER_FOLDED or network.has_subgraph(node) or any(v is None for v in inputs.values()):
         return None
     shape = static_shape(node.outputs[0])
-    if shape is None or math.prod(shape) > _MAX_FOLDED_ELEMENTS:
+    if shape is None or _grown(node, math.prod(shape)) > growth:
+        return None
+    if node.op in _SLOW and math.prod(shape) > _MAX_SLOW_ELEMENTS:
         return None
     return _evaluate(graph, node, inputs)
 
