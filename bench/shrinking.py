@@ -15,7 +15,7 @@ class Outcome:
 
     Attributes:
         seed: of the net.
-        kind: ok, discarded (not a test), refused (not compiled, or not run), mismatch, crash.
+        kind: ok, discarded (no test), refused (not compiled or not run), mismatch, faint (rounding alone), crash.
         reason: why it was discarded or refused.
         detail: of a mismatch or a refusal.
         queries: compared.

@@ -11,8 +11,9 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from nets import Net, Seeded, nets, random_net
-from onnx import helper
+from onnx import helper, numpy_helper
 from twin import (
+    FLOAT,
     Twin,
     UnusableError,
     average,
@@ -134,6 +135,81 @@ def test_shared_content_is_the_same_content_for_each_query(tmp_path: Path) -> No
         shared = pair.infer(Probe(queries.origins, queries.content[:1]))
         for name, values in pair.infer(queries).items():
             close(shared[name], values)
+
+
+# ------------------------------------------------------------------------------------------- unknown operators
+
+
+def supported_net() -> onnx.ModelProto:
+    """A residual block, pooling, a concatenation and an upsampling, on a 40 × 44 image; five logits."""
+    nodes = [
+        helper.make_node("Conv", ["image", "w1"], ["conv1"], name="conv1", pads=[1, 1, 1, 1]),
+        helper.make_node("Relu", ["conv1"], ["relu1"], name="relu1"),
+        helper.make_node("Conv", ["relu1", "w2"], ["conv2"], name="conv2", pads=[1, 1, 1, 1]),
+        helper.make_node("Add", ["conv2", "relu1"], ["add"], name="add"),
+        helper.make_node("MaxPool", ["add"], ["pool"], name="pool", kernel_shape=[2, 2], strides=[2, 2]),
+        helper.make_node("Conv", ["pool", "w2"], ["conv3"], name="conv3", pads=[1, 1, 1, 1]),
+        helper.make_node("Concat", ["conv3", "pool"], ["concat"], name="concat", axis=1),
+        helper.make_node("Resize", ["concat", "", "scales"], ["up"], name="up", mode="nearest"),
+        helper.make_node("Conv", ["up", "w3"], ["conv4"], name="conv4"),
+        *average("conv4", "y"),
+    ]
+    weights = {"w1": normal(4, 3, 3, 3), "w2": normal(4, 4, 3, 3), "w3": normal(5, 8, 3, 3, scale=0.2)}
+    weights["scales"] = np.array([1, 1, 2, 2], np.float32)
+    return small_net(nodes, weights, inputs={"image": ["N", 3, 40, 44]}, outputs={"y": (FLOAT, ["N", 5])})
+
+
+def with_unknown(model: onnx.ModelProto, domain: str, position: int) -> tuple[onnx.ModelProto, set[str]]:
+    """The model with an operator that has no window rule, and the tensors that do not depend on it.
+
+    Args:
+        model: of which node `position` gets the operator behind it, before the first for −1.
+        domain: "" for CumSum, of which every row sees all rows above; com.microsoft for one that is not part of ONNX.
+        position: of a node.
+    """
+    before = "image" if position < 0 else model.graph.node[position].output[0]
+    nodes, after = [], {"unknown"}
+    for index, original in enumerate(model.graph.node):
+        node = onnx.NodeProto()
+        node.CopyFrom(original)
+        if index > position:
+            node.input[:] = ["unknown" if name == before else name for name in node.input]
+            after |= set(node.output) if after.intersection(node.input) else set()
+        nodes.append(node)
+    if domain:
+        unknown = helper.make_node("QuickGelu", [before], ["unknown"], domain=domain, name="unknown", alpha=1.5)
+        model.opset_import.append(helper.make_opsetid(domain, 1))
+    else:
+        unknown = helper.make_node("CumSum", [before, "rows"], ["unknown"], name="unknown")
+        model.graph.initializer.append(numpy_helper.from_array(np.array(2), "rows"))
+    nodes.insert(position + 1, unknown)
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    return model, {node.output[0] for node in nodes} - after
+
+
+@pytest.fixture(scope="module")
+def known(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
+    """What runs in windows where every operator is known."""
+    names = windowed(twin(Net(supported_net(), (3, 40, 44)), tmp_path_factory.mktemp("supported"), (3, 3)))
+    assert {"conv1", "add", "conv3", "concat"} <= names
+    return names
+
+
+@pytest.mark.parametrize("domain", ["", "com.microsoft"])
+@pytest.mark.parametrize("position", range(-1, 9))
+def test_an_unknown_operator_costs_speed_only(known: set[str], tmp_path: Path, domain: str, position: int) -> None:
+    image, patch = (3, 40, 44), (3, 3)
+    model, before = with_unknown(supported_net(), domain, position)
+    pair = twin(Net(model, image), tmp_path, patch)
+    for queries in (pair.probe(0, patch, 12), pair.probe(1, (1, 5), 4), pair.probe(2, image[1:], 1)):
+        assert [check for check in pair.check(queries) if not check.exact] == []
+    assert windowed(pair) == known & before
+
+
+def windowed(pair: Twin) -> set[str]:
+    """The tensors that a compiled model computes in windows."""
+    return {tensor for window in pair.plan.windows for tensor in window.tensors}
 
 
 # ----------------------------------------------------------------------------------------------------- explain

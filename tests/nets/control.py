@@ -59,6 +59,7 @@ def loop(s: Sketch, x: Map) -> Map:
 def scan(s: Sketch, x: Map) -> Map:
     """From row to row: the state is the mean so far, the map's own sum comes from outside."""
     s.since(9)
+    s.require(s.lead == 1)  # behind it, nobody knows which extent is the batch
     total = s.op("Mul", s.op("ReduceMean", x.name, keepdims=0), s.scalar(0.5))
     tag = len(s.nodes)
     state, row, new, out = (f"{n}{tag}" for n in ("state", "row", "new_state", "new_row"))
