@@ -160,9 +160,10 @@ def attempt(seed: int, net: Net | None = None) -> Outcome:
 
 def plain(message: str) -> str:
     """A message without names and numbers, so that equal causes are counted together."""
-    text = re.sub(r"/\S*/\S*", "…", message)
+    text = message.split("Status Message:")[-1].split(" failed:")[-1].split("shape inference:")[-1]
+    text = re.sub(r"/\S*/\S*", "…", text)
     text = re.sub(r"'[^']*'|\([a-z]+\d+(\.\d+)?\)", "'…'", text)
-    return re.sub(r"-?\d+(\.\d+)?", "#", text)[-220:]
+    return re.sub(r"-?\d+(\.\d+)?", "#", text).strip()[:160]
 
 
 def windowed_share(model: onnx.ModelProto, windowed: set[str]) -> dict[str, tuple[int, int]]:

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import permutations
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -17,8 +18,9 @@ from onnx import TensorProto, helper, numpy_helper
 import krypton_onnx as kx
 from krypton_onnx.plan import Plan, TensorInfo
 from krypton_onnx.random_inputs import random_input
-from krypton_onnx.runtime.base import Base
+from krypton_onnx.runtime.base import Base, Outputs
 from krypton_onnx.runtime.engine import Engine, quiet_options
+from krypton_onnx.runtime.outputs import Regions
 from krypton_onnx.verification import OutputCheck, Probe, Source, check_output, noise_of
 
 FLOAT = TensorProto.FLOAT
@@ -98,6 +100,30 @@ def engine(path: Path, options: ort.SessionOptions) -> Engine:
         raise UnusableError(str(error)) from error
 
 
+def map_axes(shape: tuple[int, ...], found: Regions) -> Iterator[tuple[int, int]]:
+    """Which axes of an output can be the rows and columns of its regions: outputs lie in any order."""
+    for rows, cols in permutations(range(len(shape)), 2):
+        others = [a for a in range(len(shape)) if a not in (rows, cols)]
+        if (shape[rows], shape[cols]) == found.extents and all(
+            w.shape[a] == shape[a] for w in found.windows for a in others
+        ):
+            yield rows, cols
+
+
+def pasted(base: Array, found: Regions, axes: tuple[int, int], wanted: Array) -> float:
+    """How far the regions, laid over the base run's output, are from the whole outputs."""
+    off = 0.0
+    for one, window, start in zip(wanted, found.windows, found.starts, strict=True):
+        laid, place = base.copy(), [slice(None)] * base.ndim
+        for axis, begin in zip(axes, start, strict=True):
+            place[axis] = slice(int(begin), int(begin) + window.shape[axis])
+        if laid[tuple(place)].shape != window.shape:
+            return np.inf
+        laid[tuple(place)] = window
+        off = max(off, float(np.abs(laid.astype(np.float64) - one.astype(np.float64)).max(initial=0)))
+    return off / max(1.0, float(np.abs(wanted).max(initial=0)))
+
+
 @dataclass
 class Twin:
     """A compiled model beside its source, about one image."""
@@ -120,12 +146,14 @@ class Twin:
             name: values[0] for name, values in self.source.run(self.source.optimised, self.base.image[None]).items()
         }
 
-    def full(self, probe: Probe) -> dict[str, Array]:
+    def full(self, probe: Probe) -> Outputs:
         return self.source.run(self.source.optimised, probe.images(self.base.image))
 
-    def infer(self, probe: Probe) -> dict[str, Array]:
-        content = probe.content.transpose(0, 2, 3, 1) if self.plan.channels_last else probe.content
-        return self.session.infer(self.base, probe.origins, content)
+    def infer(self, probe: Probe) -> Outputs:
+        return self.session.infer(self.base, probe.origins, self._content(probe))
+
+    def _content(self, probe: Probe) -> Array:
+        return probe.content.transpose(0, 2, 3, 1) if self.plan.channels_last else probe.content
 
     def probe(self, seed: int, patch: tuple[int, int], queries: int, *, shared: bool = False) -> Probe:
         """Random queries about this twin's image; see `probe`."""
@@ -135,18 +163,30 @@ class Twin:
 
     def check(self, probe: Probe) -> list[OutputCheck]:
         full, incremental = self.full(probe), self.infer(probe)
-        if not all(np.isfinite(values).all() for values in full.values() if values.dtype.kind == "f"):
+        if not all(np.isfinite(one).all() for values in full.values() for one in values):
             raise UnusableError("not finite")
         # Noise only allows more, and to measure it costs as much as all the rest.
         checks = self._held(incremental, full, full)
         if all(check.exact for check in checks):
-            return checks
+            return checks + self._pasted(probe, incremental)
         images = probe.images(self.base.image)
         checks = self._held(incremental, full, self.source.run(self.source.unoptimised, images))
         if all(check.exact for check in checks) or not self.source.jumps:
             return checks
         shaken = [self.source.run(engine, images) for engine in self.source.shaken]
         return self._held(incremental, full, *shaken, jitter=self.jitter)
+
+    def _pasted(self, probe: Probe, whole: Outputs) -> list[OutputCheck]:
+        """Hold outputs that come as regions, laid over those of the base run, to the whole outputs."""
+        if all(window is None for window in self.plan.output_windows):
+            return []
+        checks = []
+        for name, found in self.session.infer(self.base, probe.origins, self._content(probe), regions=True).items():
+            if isinstance(found, Regions):
+                wanted, base = np.asarray(whole[name]), np.asarray(self.base.outputs[name])[0]
+                best = min((pasted(base, found, axes, wanted) for axes in map_axes(base.shape, found)), default=np.inf)
+                checks.append(OutputCheck(f"{name} in regions", best, best / 1e-5, np.inf, 0.0))
+        return checks
 
     @cached_property
     def jitter(self) -> dict[str, float]:
@@ -159,9 +199,9 @@ class Twin:
 
     def _held(
         self,
-        ours: dict[str, Array],
-        full: dict[str, Array],
-        *others: dict[str, Array],
+        ours: Outputs,
+        full: Outputs,
+        *others: Outputs,
         jitter: dict[str, float] | None = None,
     ) -> list[OutputCheck]:
         """Hold every output to the definition; `others` are further answers of the source, which show its noise."""

@@ -125,7 +125,7 @@ def windows_attention(s: Sketch, x: Map) -> Map:
 
 def grid_sample(s: Sketch, x: Map) -> Map:
     s.since(16)
-    s.require(s.opset < 20)  # the modes have other names from then on
+    s.require(s.opset < 20 and s.lead == 1)  # the modes have other names from then on; the grid states the batch
     rows, cols = s.integer(3, 12), s.integer(3, 12)
     grid = s.weight(s.rng.uniform(-1.1, 1.1, (s.lead, rows, cols, 2)))
     if s.rarely():  # the map says where to look
