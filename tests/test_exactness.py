@@ -120,7 +120,7 @@ def test_the_patch_that_a_model_is_compiled_for_does_not_matter(tmp_path: Path) 
         height, width = net.image[1:]
         with suppress(UnusableError):
             pairs = [twin(net, tmp_path, p, seed) for p in [(1, 1), (height // 2, 2), (height, width)]]
-            if pairs[0].source.jumps:
+            if pairs[0].source.steps:
                 continue
             queries = probe(np.random.default_rng(seed), net.image, (3, 2), 12, dtype=net.dtype)
             first, *others = [pair.infer(queries) for pair in pairs]

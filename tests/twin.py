@@ -33,6 +33,10 @@ class UnusableError(Exception):
 STEPS = frozenset({"QuantizeLinear", "DynamicQuantizeLinear", "QLinearConv", "Round"})
 """Operators with so many steps that a difference in the last bit of a map surely crosses one now and then."""
 
+JUMPS = STEPS | {"ArgMax", "ArgMin", "TopK", "Hardmax", "MaxUnpool", "Sign", "Shrink", "ThresholdedRelu", "GridSample"}
+JUMPS |= {"Greater", "Less", "GreaterOrEqual", "LessOrEqual", "If", "NonZero", "NonMaxSuppression"}
+"""Operators that can turn a difference in the last bit into a large one, where cells are (nearly) equal."""
+
 SHAKEN = 3e-5
 """How far weights are moved to see such a crossing: more than rounding, so that a few queries are enough."""
 
@@ -41,7 +45,8 @@ class Original(Source):
     """The source model; runs that only doubtful cases need are made ready where they are asked for.
 
     Attributes:
-        jumps: whether rounding can be magnified on the way (by the operators in `STEPS`, or in float16).
+        steps: whether rounding is surely magnified on the way (by the operators in `STEPS`, or in float16).
+        jumps: whether it can be.
         shaken: models with weights that differ by a little (`SHAKEN`), which show by how much.
     """
 
@@ -56,10 +61,18 @@ class Original(Source):
         return engine(self._path, plain_options())
 
     @cached_property
+    def steps(self) -> bool:
+        return self._plan.reduced_precision or self._holds(STEPS)
+
+    @cached_property
     def jumps(self) -> bool:
+        return self._plan.reduced_precision or self._holds(JUMPS)
+
+    def _holds(self, operators: frozenset[str]) -> bool:
         nodes = onnx.load(self._path).graph.node
         to_integers = any(n.op_type == "Cast" and n.attribute[0].i == TensorProto.INT32 for n in nodes)
-        return self._plan.reduced_precision or to_integers or any(n.op_type in STEPS for n in nodes)
+        indices = any(n.op_type == "MaxPool" and len(n.output) > 1 for n in nodes)
+        return to_integers or indices or any(n.op_type in operators for n in nodes)
 
     @cached_property
     def shaken(self) -> list[Engine]:
@@ -303,7 +316,7 @@ def seeded_twins(seeds: range, folder: Path) -> Iterator[Twin]:
         net = random_net(Seeded(rng), seed)
         with TemporaryDirectory(dir=folder) as place, suppress(UnusableError):
             pair = twin(net, Path(place), some_patch(rng, net), seed)
-            if not pair.source.jumps:
+            if not pair.source.steps:
                 yield pair
 
 

@@ -67,8 +67,9 @@ def resize(s: Sketch, x: Map) -> Map:
         scales = _scales(s)
         amounts = [1, 1, *scales] if whole else [scales[a % 2] for a in axes]
         return s.map(s.op("Resize", x.name, roi, s.weight(amounts, fixed=True), **attrs))
+    s.require(s.lead == 1 or not whole)  # sizes state the batch
     sizes = [s.integer(max(1, n // 3), 2 * n) for n in (x.rows, x.cols)]
-    wanted = [s.lead, x.channels, *sizes] if whole else [sizes[a % 2] for a in axes]
+    wanted = [1, x.channels, *sizes] if whole else [sizes[a % 2] for a in axes]
     if s.opset >= 18 and not whole and s.often():
         attrs["keep_aspect_ratio_policy"] = s.pick("not_larger", "not_smaller")
     return s.map(s.op("Resize", x.name, roi, "", s.integers(*wanted), **attrs))
