@@ -28,6 +28,8 @@ import onnx
 import onnxruntime as ort
 
 import krypton_onnx as kx
+from krypton_onnx.passes import planner
+from krypton_onnx.passes.planner import DENSE_COVERAGE, LEAST_SPEEDUP, SURE_BOUND
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from nets import Net, Seeded, random_net
@@ -125,8 +127,17 @@ def drawn(seed: int) -> Net:
     return random_net(Seeded(np.random.default_rng(seed)), seed)
 
 
+def set_policy(seed: int) -> None:
+    """Let the planner decide as it does, or always for one way of computing: small nets gain by none."""
+    shipped, full = seed % 8 == 0, seed % 8 == 1
+    planner.LEAST_SPEEDUP = LEAST_SPEEDUP if shipped else np.inf if full else 0.0
+    planner.SURE_BOUND = np.inf if full else SURE_BOUND
+    planner.DENSE_COVERAGE = DENSE_COVERAGE if shipped or seed % 2 else 1.01
+
+
 def attempt(seed: int, net: Net | None = None) -> Outcome:
     """Compile the net of a seed, or another, and compare."""
+    set_policy(seed)
     rng = np.random.default_rng(seed)
     net = net or drawn(seed)
     patch = some_patch(rng, net)

@@ -208,7 +208,7 @@ class Twin:
         images = noise(np.random.default_rng(0), (16, *image.shape), image.dtype.name)
         full = self.source.run(self.source.optimised, images)
         others = [self.source.run(engine, images) for engine in self.source.shaken]
-        return {name: max(noise_of(full[name], other[name]) for other in others) for name in full}
+        return {name: max(noise_of(full[name], other[name], self.plan.epsilon) for other in others) for name in full}
 
     def _held(
         self,
@@ -221,7 +221,9 @@ class Twin:
         reduced = self.plan.reduced_precision or jitter is not None
         checks = []
         for name, wanted in full.items():
-            noise = max((jitter or {}).get(name, 0.0), *(noise_of(wanted, other[name]) for other in others))
+            noise = max(
+                (jitter or {}).get(name, 0.0), *(noise_of(wanted, other[name], self.plan.epsilon) for other in others)
+            )
             base = self.base_full[name]
             checks.append(check_output(name, ours[name], wanted, base, noise, reduced_precision=reduced))
         return checks

@@ -7,13 +7,10 @@ import numpy as np
 from nets.channels_last import TO_LAST, steps
 from nets.sketch import IllegalError, Map, Sketch
 
-RAGGED = False
-"""Whether tails may have outputs of which each query has another number of rows (NonZero, NonMaxSuppression)."""
-
 
 def tail(s: Sketch, x: Map) -> str:
     """From a map to an output."""
-    maker = s.pick(classes, whole_map, losing, ragged if RAGGED else classes) if s.choices.below(3) == 2 else classes
+    maker = s.pick(classes, whole_map, losing, ragged) if s.choices.below(3) == 2 else classes
     if maker in (losing, ragged) and s.lead > 1:
         maker = classes
     marks = len(s.nodes), len(s.weights)
