@@ -40,6 +40,10 @@ def _rows(graph: gs.Graph, taken: network.Names, tensor: gs.Tensor, view: View, 
     maps = [1, view.rows, view.cols, view.channels]
     last = gs.Variable(taken.fresh(f"{view.name}/channels_last"), dtype=np.dtype(view.dtype), shape=maps)
     rows = gs.Variable(view.name, dtype=np.dtype(view.dtype), shape=[view.rows * view.cols, view.channels])
+    if np.dtype(tensor.dtype) != rows.dtype:
+        held = gs.Variable(taken.fresh(f"{view.name}/held"), dtype=rows.dtype, shape=tensor.shape)
+        graph.nodes.append(gs.Node("Cast", held.name, {"to": network.element_type(held.dtype)}, [tensor], [held]))
+        tensor = held
     shape = network.constant(taken.fresh(f"{view.name}/shape"), np.array([-1, view.channels], np.int64))
     if axes == NHWC:
         last = tensor

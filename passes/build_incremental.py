@@ -144,8 +144,8 @@ class _Builder:
 
     def _source(self, tensor: str) -> Source:
         number = self.views[tensor]
-        own = self.windows.get(tensor)
-        return Source(self.sources[number], number, self.layout.views[number], self.layout.axes[tensor], own)
+        own, dtype = self.windows.get(tensor), np.dtype(self.tensors[tensor].dtype)
+        return Source(self.sources[number], number, self.layout.views[number], self.layout.axes[tensor], own, dtype)
 
     def _read(self, tensor: str, box: Box, maps: Maps, pad_value: float | None, name: str) -> gs.Variable:
         source, beyond = self.layout.through.source(tensor, pad_value)

@@ -12,7 +12,7 @@ from itertools import count
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 from onnx_graphsurgeon.ir.tensor import LazyValues
 
 from krypton_onnx.errors import KryptonError
@@ -93,6 +93,11 @@ def values(tensor: gs.Tensor) -> Array | None:
         return held.array
     loaded: Array = tensor.values
     return loaded
+
+
+def element_type(dtype: DTypeLike) -> int:
+    """ONNX's number for an element type."""
+    return int(onnx.helper.np_dtype_to_tensor_dtype(np.dtype(dtype)))
 
 
 def is_absent(tensor: gs.Tensor) -> bool:

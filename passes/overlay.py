@@ -1,6 +1,7 @@
 """Emitting reads through the overlay: the mechanics of `geometry.overlay_index` on the tensors of a graph."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -9,7 +10,7 @@ from krypton_onnx import geometry
 from krypton_onnx.geometry import AxisMap, AxisRead, Blend, Expanding, Lookup, Sliding
 from krypton_onnx.passes.emit import INDEX, Emitter, IntArray, IntGraph
 from krypton_onnx.passes.footprint import Bytes
-from krypton_onnx.passes.network import Array
+from krypton_onnx.passes.network import Array, element_type
 from krypton_onnx.passes.planner import Layout, largest_windows
 from krypton_onnx.passes.rules.rule import NCHW, NHWC, Axes
 from krypton_onnx.plan import View
@@ -53,6 +54,7 @@ class Source:
         view: its description.
         axes: of the tensor in the model, and of its windows.
         own: the queries' own windows; None for the image, whose windows are the patches.
+        dtype: of the tensor in the model; the view can be of a longer type (`planner.held_type`).
     """
 
     tensor: gs.Variable
@@ -60,6 +62,7 @@ class Source:
     view: View
     axes: Axes
     own: gs.Variable | None
+    dtype: np.dtype[Any]
 
     @property
     def cell_bytes(self) -> int:
@@ -151,7 +154,11 @@ class Overlay:
             The cells, in the order of the view's axes: [Q, C, read rows, read columns] for a tensor [1, C, H, W].
         """
         cells = self._cells(source, target, maps, pad_value, name)
-        return self._ordered(cells, source.axes, name, target.memory(source.cell_bytes, maps))
+        memory = target.memory(source.cell_bytes, maps)
+        if source.dtype != np.dtype(source.view.dtype):
+            cells = self.emitter.op("Cast", cells, name=f"{name}/model_type", to=element_type(source.dtype))
+            self.emitter.sizes[cells.name] = memory
+        return self._ordered(cells, source.axes, name, memory)
 
     def blend(self, source: Source, target: Box, maps: tuple[Blend, Blend], name: str) -> gs.Variable:
         """Weighted sums of what the cells of `target` lie between: a linear Resize.
@@ -246,7 +253,10 @@ class Overlay:
         """`Concat(view rows, pad row, window rows)`."""
         view = source.view
         axes = NCHW if source.own is None else source.axes
-        rows = self._rows(self._content if source.own is None else source.own, axes, view.channels, view.tensor)
+        own = self._content if source.own is None else source.own
+        if source.dtype != np.dtype(view.dtype):
+            own = self.emitter.op("Cast", own, name=f"{view.tensor}/view_type", to=element_type(view.dtype))
+        rows = self._rows(own, axes, view.channels, view.tensor)
         self.emitter.sizes[rows.name] = boxed.memory(source.cell_bytes)
         parts = [source.tensor, rows]
         if pad_value is not None:

@@ -7,6 +7,7 @@ is the same wherever it is made.
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -41,6 +42,8 @@ LONELY_SHARE = 0.8
 
 BATCH_BYTES = 40_000_000
 """Activations of a batch. Less spreads the cost of index arithmetic over too few queries, more leaves the caches."""
+
+_SHORT_FLOATS = frozenset({"bfloat16"})
 
 BATCHES = (8, 16, 32, 64)
 """Queries per run, the one that comes nearest to BATCH_BYTES."""
@@ -281,7 +284,7 @@ def _views(
     views = []
     for name, readers in reads.items():
         shape, axes = static_shape(tensors[name]) or (0, 0, 0, 0), regions.axes(name)
-        dtype = np.dtype(tensors[name].dtype).name
+        dtype = held_type(np.dtype(tensors[name].dtype)).name
         view = View(
             taken.fresh(f"{name}/view"),
             name,
@@ -294,6 +297,11 @@ def _views(
         )
         views.append(view)
     return tuple(views)
+
+
+def held_type(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """The type in which a view is kept: float32, which holds all of its numbers, for a type that numpy lacks."""
+    return np.dtype(np.float32) if dtype.name in _SHORT_FLOATS else dtype
 
 
 def _reads(

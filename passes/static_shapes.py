@@ -310,8 +310,15 @@ def _evaluate(graph: gs.Graph, node: gs.Node, inputs: dict[str, Array | None]) -
         onnx.helper.make_graph(
             list(gs.export_onnx(lone).graph.node),
             "folded",
-            [onnx.helper.make_tensor_value_info(t.name, _onnx_type(t.dtype), t.shape) for t in network.present(node)],
-            [onnx.helper.make_tensor_value_info(node.outputs[0].name, _onnx_type(node.outputs[0].dtype), None)],
+            [
+                onnx.helper.make_tensor_value_info(t.name, network.element_type(t.dtype), t.shape)
+                for t in network.present(node)
+            ],
+            [
+                onnx.helper.make_tensor_value_info(
+                    node.outputs[0].name, network.element_type(node.outputs[0].dtype), None
+                )
+            ],
         ),
         opset_imports=list(graph.import_domains),
     )
@@ -320,7 +327,3 @@ def _evaluate(graph: gs.Graph, node: gs.Node, inputs: dict[str, Array | None]) -
     except Exception:  # whatever an operator without a complete reference raises: then it just is not folded
         return None
     return np.asarray(result)
-
-
-def _onnx_type(dtype: object) -> int:
-    return onnx.helper.np_dtype_to_tensor_dtype(np.dtype(dtype))  # type: ignore[call-overload]
