@@ -94,7 +94,7 @@ def read_bytes(views: Sequence[View], windows: Sequence[Sizes]) -> float:
     for view in views:
         for read in view.reads:
             rows, cols = (view.rows, view.cols) if read.window is None else windows[read.window]
-            cells = read.rows.count(math.ceil(rows)) * read.cols.count(math.ceil(cols))
+            cells = int(read.rows.count(math.ceil(rows)) * read.cols.count(math.ceil(cols)))
             total += cells * view.channels * np.dtype(view.dtype).itemsize
     return total
 
