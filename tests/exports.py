@@ -53,7 +53,12 @@ _ZERO_POINT = {
 _SMALL = 256
 _MANY = 16
 """A channel needs this many values for its mean to mean anything."""
+_OF_VECTORS = 0.3
 _IMAGES = 4
+_OF_MEANS = 0.3
+_OF_VECTORS = 0.3
+"""A random net tends to chaos: with all of each channel's mean taken away, or with gates and logits of variance one,
+noise grows from layer to layer until float rounding alone passes what exact allows."""
 
 Role = tuple[str, int]
 """An operator and the number of one of its inputs."""
@@ -70,6 +75,7 @@ def load_export(name: str, seed: int = 0) -> onnx.ModelProto:
     model = onnx.load((LIGHT if light else FOLDER) / f"{name}.onnx")
     if light:
         _strip_light(model)
+        strip(model)  # some biases are there
     _Filler(model, seed).fill()
     return model
 
@@ -226,8 +232,9 @@ class _Filler:
         self._settled.add(mean)
         rows = _rows([values[node.input[0]] for values in self._images], 1)
         dtype = self._shared[mean].dtype
-        spread = rows.var(0) * np.exp(0.2 * self._rng.standard_normal(rows.shape[1])) + 1e-3
-        self._shared[mean] = (rows.mean(0) + 0.1 * np.sqrt(spread)).astype(dtype)
+        means = _OF_MEANS * rows.mean(0)
+        spread = ((rows - means) ** 2).mean(0) + 1e-3
+        self._shared[mean] = means.astype(dtype)
         self._shared[variance] = spread.astype(dtype)
 
     def _settle_weight(self, node: onnx.NodeProto, results: list[Array]) -> None:
@@ -239,8 +246,9 @@ class _Filler:
         channel = 1 if node.op_type.startswith("Conv") else results[0].ndim - 1
         rows = _rows(results, channel)
         given = self._shared[bias].astype(np.float64) if bias else np.zeros(rows.shape[1])
-        means = rows.mean(0) - given if bias and len(rows) >= _MANY else np.zeros(rows.shape[1])
-        scale = float((rows - given - means).std()) or 1.0
+        many = len(rows) >= _MANY
+        means = _OF_MEANS * (rows.mean(0) - given) if bias and many else np.zeros(rows.shape[1])
+        scale = float((rows - given - means).std()) / (1.0 if many else _OF_VECTORS) or 1.0
         change = given - (given + means) / scale
         for result in results:
             shape = [-1 if axis == channel else 1 for axis in range(result.ndim)]
@@ -261,10 +269,7 @@ def _rows(arrays: list[Array], channel: int) -> npt.NDArray[np.float64]:
 def _run(model: onnx.ModelProto, node: onnx.NodeProto, runs: list[dict[str, Array]]) -> list[list[Array]]:
     """The outputs of one node, for each set of values."""
     names = list(dict.fromkeys(name for name in node.input if name))
-    inputs = [
-        onnx.helper.make_tensor_value_info(name, onnx.helper.np_dtype_to_tensor_dtype(value.dtype), [None] * value.ndim)
-        for name, value in ((name, runs[0][name]) for name in names)
-    ]
+    inputs = [_described(name, [values[name] for values in runs]) for name in names]
     outputs = [onnx.ValueInfoProto(name=name) for name in node.output if name]
     graph = onnx.helper.make_graph([node], "step", inputs, outputs)
     step = onnx.helper.make_model(graph, opset_imports=model.opset_import, functions=model.functions, ir_version=10)
@@ -277,3 +282,10 @@ def _run(model: onnx.ModelProto, node: onnx.NodeProto, runs: list[dict[str, Arra
         found = iter(session.run(None, {name: values[name] for name in names}))
         results.append([next(found) if name else np.zeros(0) for name in node.output])
     return results
+
+
+def _described(name: str, values: list[Array]) -> onnx.ValueInfoProto:
+    """A graph input that takes all of the values."""
+    first = values[0]
+    shape = first.shape if all(value.shape == first.shape for value in values) else [None] * first.ndim
+    return onnx.helper.make_tensor_value_info(name, onnx.helper.np_dtype_to_tensor_dtype(first.dtype), shape)

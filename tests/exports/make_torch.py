@@ -115,7 +115,7 @@ EXPORTS = {
     "convnext_tiny_dynamo20": Export(vision("convnext_tiny"), 20, dynamo=True),
     "retinanet_dynamo20": Export(nets.RetinaNet, 20, dynamo=True),
     "style_transfer_dynamo20": Export(nets.StyleTransfer, 20, dynamo=True),
-    "hybrid_dynamo20": Export(nets.Hybrid, 20, dynamo=True),
+    "hybrid_dynamo20": Export(nets.Hybrid, 20, dynamo=True, free_batch=False),
     "densenet121_dynamo20": Export(vision("densenet121"), 20, dynamo=True),
     "resnet18_dynamo23": Export(vision("resnet18"), 23, dynamo=True),
 }
