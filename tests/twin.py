@@ -191,7 +191,7 @@ class Twin:
 
     def _pasted(self, probe: Probe, whole: Outputs) -> list[OutputCheck]:
         """Hold outputs that come as regions, laid over those of the base run, to the whole outputs."""
-        if all(window is None for window in self.plan.output_windows):
+        if self.source.steps or all(window is None for window in self.plan.output_windows):
             return []
         checks = []
         for name, found in self.session.infer(self.base, probe.origins, self._content(probe), regions=True).items():
