@@ -3,6 +3,7 @@
     python bench/fuzz.py --graphs 20000 --seed 0 --processes 2 --minutes 60 --report out.json
     python bench/fuzz.py --only 1234            # one seed, in this process, with what goes wrong
     python bench/fuzz.py --shrink 1234 -o x.onnx  # the smallest net that still goes wrong
+    python bench/fuzz.py --layers resizing.resize # mostly these layers
 
 Seeds are independent of each other: a hunt goes on where another stopped with `--seed` (the report's `next_seed`).
 Each worker is a process of its own, so that a crash costs one seed, which is counted, and not the hunt.
@@ -32,7 +33,7 @@ from krypton_onnx.passes import planner
 from krypton_onnx.passes.planner import DENSE_COVERAGE, LEAST_SPEEDUP, SURE_BOUND
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-from nets import Net, Seeded, random_net
+from nets import THEMES, Net, Seeded, focused, random_net
 from shrinking import Outcome, shrink
 from twin import UnusableError, probes, some_patch, twin
 
@@ -122,9 +123,9 @@ class Report:
 # ------------------------------------------------------------------------------------------------------ one seed
 
 
-def drawn(seed: int) -> Net:
-    """The net of a seed."""
-    return random_net(Seeded(np.random.default_rng(seed)), seed)
+def drawn(seed: int, layers: str | None) -> Net:
+    """The net of a seed, of all layers or mostly of these."""
+    return random_net(Seeded(np.random.default_rng(seed)), seed, focused(layers) if layers else THEMES)
 
 
 def set_policy(seed: int) -> None:
@@ -135,11 +136,10 @@ def set_policy(seed: int) -> None:
     planner.DENSE_COVERAGE = DENSE_COVERAGE if shipped or seed % 2 else 1.01
 
 
-def attempt(seed: int, net: Net | None = None) -> Outcome:
-    """Compile the net of a seed, or another, and compare."""
+def attempt(seed: int, net: Net) -> Outcome:
+    """Compile the net of a seed and compare."""
     set_policy(seed)
     rng = np.random.default_rng(seed)
-    net = net or drawn(seed)
     patch = some_patch(rng, net)
     outcome = Outcome(seed)
     with tempfile.TemporaryDirectory(dir=SCRATCH) as folder:
@@ -196,20 +196,21 @@ def windowed_share(model: onnx.ModelProto, windowed: set[str]) -> dict[str, tupl
 # ---------------------------------------------------------------------------------------------------- the hunt
 
 
-def work(pipe: Connection) -> None:
+def work(pipe: Connection, layers: str | None) -> None:
     """A worker: seeds in, outcomes out."""
     ort.set_default_logger_severity(4)
     while True:
-        pipe.send(attempt(pipe.recv()))
+        seed = pipe.recv()
+        pipe.send(attempt(seed, drawn(seed, layers)))
 
 
 class Worker:
     """A process, and the seed that it is busy with."""
 
-    def __init__(self) -> None:
+    def __init__(self, layers: str | None) -> None:
         context = get_context("spawn")
         self.pipe, end = context.Pipe()
-        self.process = context.Process(target=work, args=(end,), daemon=True)
+        self.process = context.Process(target=work, args=(end, layers), daemon=True)
         self.process.start()
         end.close()
         self.seed, self.since = -1, 0.0
@@ -233,14 +234,14 @@ class Worker:
         self.process.join()
 
 
-def hunt(seeds: range, processes: int, minutes: float) -> Iterator[Outcome]:
+def hunt(seeds: range, processes: int, minutes: float, layers: str | None) -> Iterator[Outcome]:
     """Outcomes of the seeds, in the order in which they are done."""
     end = time.monotonic() + 60 * minutes
     waiting = iter(seeds)
     workers: list[Worker] = []
     while True:
         while len(workers) < processes and time.monotonic() < end and (seed := next(waiting, None)) is not None:
-            workers.append(Worker())
+            workers.append(Worker(layers))
             workers[-1].give(seed)
         if not workers:
             return
@@ -268,6 +269,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="the first")
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--minutes", type=float, default=60.0)
+    parser.add_argument("--layers", help="draw mostly these, as in resizing.conv_transpose,channels.LAYERS")
     parser.add_argument("--report", type=Path, help="JSON file, written every minute")
     parser.add_argument("--only", type=int, help="replay this seed")
     parser.add_argument("--shrink", type=int, help="reduce the net of this seed")
@@ -278,9 +280,8 @@ def main() -> None:
         replay(arguments.only if arguments.shrink is None else arguments.shrink, arguments)
         return
     report, begin, written = Report(next_seed=arguments.seed), time.monotonic(), 0.0
-    for outcome in hunt(
-        range(arguments.seed, arguments.seed + arguments.graphs), arguments.processes, arguments.minutes
-    ):
+    seeds = range(arguments.seed, arguments.seed + arguments.graphs)
+    for outcome in hunt(seeds, arguments.processes, arguments.minutes, arguments.layers):
         report.add(outcome)
         report.seconds = time.monotonic() - begin
         if outcome.kind in ("mismatch", "crash"):
@@ -296,7 +297,8 @@ def main() -> None:
 
 def replay(seed: int, arguments: argparse.Namespace) -> None:
     """Show what goes wrong with one seed, reduced on demand."""
-    net, outcome = drawn(seed), attempt(seed)
+    net = drawn(seed, arguments.layers)
+    outcome = attempt(seed, net)
     if arguments.shrink is not None:
         net, outcome = shrink(net, outcome, lambda smaller: attempt(seed, smaller))
     for part in (onnx.printer.to_text(net.model), outcome.kind, outcome.reason, outcome.detail):

@@ -6,7 +6,20 @@ activations stay of order one. A layer that does not fit where it was drawn is l
 """
 
 from nets.choices import Choices, Drawn, Seeded
-from nets.draw import nets, random_net
+from nets.draw import THEMES, Themes, focused, nets, random_net
 from nets.sketch import Array, Map, Net, Sketch
 
-__all__ = ["Array", "Choices", "Drawn", "Map", "Net", "Seeded", "Sketch", "nets", "random_net"]
+__all__ = [
+    "THEMES",
+    "Array",
+    "Choices",
+    "Drawn",
+    "Map",
+    "Net",
+    "Seeded",
+    "Sketch",
+    "Themes",
+    "focused",
+    "nets",
+    "random_net",
+]

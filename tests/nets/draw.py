@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import import_module
 
 import numpy as np
 import onnx
@@ -50,7 +51,8 @@ RESIZING = (
     resizing.with_indices,
 )
 RARE = (*whole_map.LAYERS, *control.LAYERS)
-THEMES: tuple[tuple[Layer, ...], ...] = (
+Themes = tuple[tuple[Layer, ...], ...]
+THEMES: Themes = (
     *[COMMON] * 6,
     *[PLAIN] * 2,
     *[RESIZING] * 4,
@@ -62,19 +64,35 @@ THEMES: tuple[tuple[Layer, ...], ...] = (
 LOSING = (*control.LOSING, *whole_map.LOSING)
 
 
+def focused(names: str) -> Themes:
+    """Themes that draw mostly these layers: names such as "resizing.conv_transpose,channels.LAYERS"."""
+    layers: list[Layer] = []
+    for name in names.split(","):
+        module, _, wanted = name.partition(".")
+        found = getattr(import_module(f"nets.{module}"), wanted)
+        layers += found if isinstance(found, tuple) else [found]
+    return tuple(layers), tuple(layers), COMMON
+
+
 @st.composite
 def nets(draw: Callable[[st.SearchStrategy[int]], int]) -> Net:
     """Hypothesis strategy for `random_net`."""
     return random_net(Drawn(draw), draw(st.integers(0, 1 << 16)))
 
 
-def random_net(choices: Choices, seed: int) -> Net:
-    """Draw a model: some layers on maps, a tail, one or more outputs."""
+def random_net(choices: Choices, seed: int, themes: Themes = THEMES) -> Net:
+    """Draw a model: some layers on maps, a tail, one or more outputs.
+
+    Args:
+        choices: where decisions come from.
+        seed: of the weights.
+        themes: each layer is one of a theme's, all themes being as likely.
+    """
     s = Sketch(choices, seed)
     picture, x = image(s)
     x = first_conv(s, s.attempt(s.pick(*PLAIN), x) if s.rarely() else x)
     for _ in range(s.integer(0, 6)):
-        x = s.keep(s.attempt(layer, x))
+        x = s.keep(s.attempt(lambda sketch, y: layer(sketch, y, themes), x))
     outputs = [tails.tail(s, x)]
     if s.rarely():
         outputs.append(s.op("Identity", x.name))
@@ -86,12 +104,12 @@ def random_net(choices: Choices, seed: int) -> Net:
     return Net(model, picture.shape, picture.channels_last, picture.dtype)
 
 
-def layer(s: Sketch, x: Map) -> Map:
+def layer(s: Sketch, x: Map, themes: Themes) -> Map:
     """One layer or block behind x, or behind an earlier map."""
     x = x if not s.rarely() else s.any_map(x)
     if s.rarely() and s.rarely() and s.lead == 1:
         return s.pick(*LOSING)(s, x)
-    return s.pick(*s.pick(*THEMES))(s, x)
+    return s.pick(*s.pick(*themes))(s, x)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import numpy as np
 from onnx import TensorProto
 
 from nets.layers import padding
-from nets.sketch import Map, Sketch
+from nets.sketch import CONTRIB, Map, Sketch
 
 STEP = 1 / 24
 """About ±5 in eight bits."""
@@ -81,6 +81,25 @@ def qlinear_conv(s: Sketch, x: Map) -> Map:
     return s.map(s.op("DequantizeLinear", name, *after))
 
 
+def qoperators(s: Sketch, x: Map) -> Map:
+    """Operators of ONNX Runtime's own domain, as its quantizer writes them."""
+    s.since(10)
+    s.domains[CONTRIB] = 1
+    before, after = _parameters(s, U8), _parameters(s, U8)
+    stored = s.like(x, s.op("QuantizeLinear", x.name, *before))
+    kind = s.pick("QLinearAdd", "QLinearMul", "QLinearSigmoid", "QLinearLeakyRelu", "QLinearConcat")
+    if kind in ("QLinearAdd", "QLinearMul"):
+        other = s.op("QuantizeLinear", s.op("Neg", x.name), *before)
+        made = s.opaque(kind, stored, stored.name, *before, other, *before, *after, domain=CONTRIB)
+    elif kind == "QLinearConcat":
+        twice = Map(stored.name, 2 * x.channels, x.rows, x.cols)
+        parts = [stored.name, *before, stored.name, *before]
+        made = s.opaque(kind, twice, *after, *parts, domain=CONTRIB, axis=1)
+    else:
+        made = s.opaque(kind, stored, stored.name, *before, *after, domain=CONTRIB)
+    return s.map(s.op("DequantizeLinear", made.name, *after))
+
+
 def conv_integer(s: Sketch, x: Map) -> Map:
     """As the dynamic quantizer writes it, or with a fixed range."""
     s.since(11)
@@ -130,4 +149,4 @@ def half(s: Sketch, x: Map) -> Map:
     return s.map(s.cast(name, TensorProto.FLOAT))
 
 
-LAYERS = (quantized, qdq_conv, qlinear_conv, half, conv_integer, fake_quantized, integers)
+LAYERS = (quantized, qdq_conv, qlinear_conv, qoperators, half, conv_integer, fake_quantized, integers)

@@ -148,7 +148,17 @@ def roi_align(s: Sketch, x: Map) -> Map:
 def foreign(s: Sketch, x: Map) -> Map:
     """An operator that is not part of ONNX, and that ONNX Runtime knows."""
     s.domains[CONTRIB] = 1
-    return s.opaque("QuickGelu", x, x.name, domain=CONTRIB, alpha=1.5)
+    match s.pick("QuickGelu", "Gelu", "FastGelu", "FusedConv", "BiasGelu"):
+        case "FusedConv":
+            weight = s.normal(4, x.channels, 3, 3, scale=1.3 / math.sqrt(9 * x.channels))
+            attrs = {"pads": [1, 1, 1, 1], "activation": s.pick("Relu", "Sigmoid", "Tanh")}
+            return s.opaque("FusedConv", Map(x.name, 4, x.rows, x.cols), x.name, weight, domain=CONTRIB, **attrs)
+        case "BiasGelu":
+            return s.opaque("BiasGelu", x, x.name, s.normal(x.cols), domain=CONTRIB)
+        case "QuickGelu":
+            return s.opaque("QuickGelu", x, x.name, domain=CONTRIB, alpha=1.5)
+        case kind:
+            return s.opaque(kind, x, x.name, domain=CONTRIB)
 
 
 def gram(s: Sketch, x: Map) -> Map:
