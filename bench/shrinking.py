@@ -1,37 +1,12 @@
 """Reducing a random net that goes wrong: outputs and nodes are left out as long as it goes wrong in the same way."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import replace
 
 import onnx
 from nets import Net
 from onnx import helper, shape_inference
-
-
-@dataclass
-class Outcome:
-    """How one net fared.
-
-    Attributes:
-        seed: of the net.
-        kind: ok, discarded (no test), refused (not compiled or not run), mismatch, faint (rounding alone), crash.
-        reason: why it was discarded or refused.
-        detail: of a mismatch or a refusal.
-        queries: compared.
-        still: whether no query moved an output.
-        frontiers: why windows ended.
-        windowed: by operator, nodes in windows and all nodes.
-    """
-
-    seed: int
-    kind: str = "ok"
-    reason: str = ""
-    detail: dict[str, Any] = field(default_factory=dict)
-    queries: int = 0
-    still: bool = False
-    frontiers: list[str] = field(default_factory=list)
-    windowed: dict[str, tuple[int, int]] = field(default_factory=dict)
+from outcomes import Outcome
 
 
 def shrink(net: Net, outcome: Outcome, attempt: Callable[[Net], Outcome]) -> tuple[Net, Outcome]:
