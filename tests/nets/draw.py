@@ -47,6 +47,7 @@ RESIZING = (
     resizing.gather,
     concat_space,
     resizing.tile,
+    resizing.exchange,
     resizing.max_unpool,
     resizing.with_indices,
 )

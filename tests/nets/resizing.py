@@ -201,6 +201,11 @@ def gather(s: Sketch, x: Map) -> Map:
     return s.map(s.op("Gather", x.name, s.integers(*indices), axis=axis))
 
 
+def exchange(s: Sketch, x: Map) -> Map:
+    """Rows become columns."""
+    return s.map(s.op("Transpose", x.name, perm=[0, 1, 3, 2]))
+
+
 def tile(s: Sketch, x: Map) -> Map:
     return s.map(s.op("Tile", x.name, s.integers(*s.pick((1, 2, 1, 1), (1, 1, 2, 1), (1, 1, 1, 2), (1, 1, 2, 2)))))
 
