@@ -50,7 +50,7 @@ def concat(s: Sketch, x: Map) -> Map:
 def concat_space(s: Sketch, x: Map) -> Map:
     """Concat over rows or columns."""
     first, axis = branch(s, x), s.pick(2, 3)
-    names = [first.name, s.op("Neg", first.name)]
+    names = [first.name, s.op("Tanh", first.name)]
     if s.often():
         shape = [1, first.channels, first.rows, first.cols]
         shape[axis] = s.integer(1, 3)

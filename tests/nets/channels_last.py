@@ -71,7 +71,7 @@ def reduced(s: Sketch, name: str, x: Map) -> str:
 def concat(s: Sketch, name: str, x: Map) -> str:
     """With itself or with another map, over channels or over space."""
     axis = s.pick(3, -1 if s.opset >= 11 else 3, 1, 2)
-    other = s.op("Neg", name)
+    other = s.op("Tanh", name)
     if s.often():
         match = s.op("Transpose", x.name, perm=TO_LAST)
         shape, wanted = s.shape(match), s.shape(name)

@@ -96,6 +96,7 @@ def ceil_extents(x: Map, spans: Sequence[int], strides: Sequence[int], pads: Seq
 
 def lp_pool(s: Sketch, x: Map) -> Map:
     kernel = s.pick((2, 2), (3, 3), (1, 2))
+    s.require(x.rows >= kernel[0] and x.cols >= kernel[1])
     attrs = padding(s, kernel, [0, 0], [k - 1 for k in kernel], plain=True)
     attrs |= {"p": s.pick(2, 1, 3), "strides": s.pick((1, 1), (2, 2), (2, 1))}
     return s.map(s.op("LpPool", x.name, kernel_shape=kernel, **attrs))
