@@ -11,8 +11,9 @@ from numpy.typing import ArrayLike
 from krypton_onnx.artifact import Artifact, open_artifact
 from krypton_onnx.errors import KryptonError
 from krypton_onnx.heatmap import Heatmap
-from krypton_onnx.plan import Plan, TensorInfo
+from krypton_onnx.plan import Plan
 from krypton_onnx.preprocess import Fill
+from krypton_onnx.runtime.arguments import cast, image_tensor, other_inputs
 from krypton_onnx.runtime.base import Base, Content, Output, Outputs
 from krypton_onnx.runtime.batches import Batch, Integers, plan_batches
 from krypton_onnx.runtime.engine import Array, Engine, Provider
@@ -68,8 +69,8 @@ class Session:
         Raises:
             KryptonError: wrong shape, type or names, or values that are not finite.
         """
-        tensor = _image_tensor(image, self.plan)
-        others = _other_inputs(inputs or {}, self.plan.other_inputs)
+        tensor = image_tensor(image, self.plan)
+        others = other_inputs(inputs or {}, self.plan.other_inputs)
         feed = {self.plan.image.name: tensor[None], **others}
         views = dict(zip(self._base.outputs, self._base.run(feed), strict=True))
         base = Base(tensor, others, views, {})
@@ -244,7 +245,7 @@ class Session:
 
     def _patch_content(self, patch_content: ArrayLike) -> Array:
         info = self.plan.image
-        content = _cast(patch_content, info, "patch_content")
+        content = cast(patch_content, info, "patch_content")
         content = content[None] if content.ndim == 3 else content
         if self.plan.channels_last and content.ndim == 4:
             content = content.transpose(0, 3, 1, 2)
@@ -258,51 +259,3 @@ class Session:
                 f"A patch of {height}x{width} does not fit into the {info.shape[1]}x{info.shape[2]} image."
             )
         return np.ascontiguousarray(content)
-
-
-def _image_tensor(image: ArrayLike, plan: Plan) -> Array:
-    tensor = _cast(image, plan.image, "the image")
-    if tensor.ndim == 4 and tensor.shape[0] == 1:
-        tensor = tensor[0]
-    if tensor.shape != plan.model_shape:
-        raise KryptonError(
-            f"The image must have the shape {list(plan.model_shape)}; this one has {list(tensor.shape)}."
-        )
-    if tensor.dtype.kind == "f" and not np.isfinite(tensor).all():
-        raise KryptonError(
-            "The image holds values that are not finite (NaN or infinity); a heatmap would mean nothing."
-        )
-    return np.ascontiguousarray(tensor.transpose(2, 0, 1) if plan.channels_last else tensor)
-
-
-def _cast(values: ArrayLike, info: TensorInfo, what: str) -> Array:
-    try:
-        array = np.asarray(values)
-    except ValueError as error:
-        raise KryptonError(f"{what[0].upper()}{what[1:]} is no array: its rows differ in length.") from error
-    wanted = np.dtype(info.dtype)
-    integral = array.dtype.kind in "iub" and wanted.kind == "f"
-    if array.dtype.kind not in "iufb" or not (integral or np.can_cast(array.dtype, wanted, "same_kind")):
-        raise KryptonError(f"{what[0].upper()}{what[1:]} is of type {array.dtype}; the model takes {info.dtype}.")
-    return array.astype(wanted, copy=False)
-
-
-def _other_inputs(given: Mapping[str, ArrayLike], wanted: tuple[TensorInfo, ...]) -> dict[str, Array]:
-    names = {info.name for info in wanted}
-    if set(given) != names:
-        missing, extra = sorted(names - set(given)), sorted(set(given) - names)
-        raise KryptonError(
-            "The model's other inputs must be given by name"
-            + (f"; missing: {', '.join(missing)}" if missing else "")
-            + (f"; unknown: {', '.join(extra)}" if extra else "")
-            + "."
-        )
-    result = {}
-    for info in wanted:
-        array = _cast(given[info.name], info, f"input '{info.name}'")
-        if array.shape != info.shape:
-            raise KryptonError(
-                f"The input '{info.name}' must have the shape {list(info.shape)}; this one has {list(array.shape)}."
-            )
-        result[info.name] = array
-    return result
