@@ -10,6 +10,7 @@ laying the patches on the image, and nothing else that it could do without.
 import math
 import os
 import platform
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -17,11 +18,12 @@ from typing import Literal
 
 import numpy as np
 import onnxruntime as ort
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from krypton_onnx.artifact import Artifact
 from krypton_onnx.plain_model import PlainModel, timed
 from krypton_onnx.random_inputs import random_images
+from krypton_onnx.runtime.arguments import other_inputs
 from krypton_onnx.runtime.base import Output, Outputs
 from krypton_onnx.runtime.engine import Array, quiet_options
 from krypton_onnx.runtime.explain import Pair, grid, pair
@@ -122,6 +124,7 @@ def benchmark(
     repeats: int = 3,
     threads: int | None = None,
     seed: int = 0,
+    inputs: Mapping[str, ArrayLike] | None = None,
 ) -> Benchmark:
     """Time the heatmap of one random image.
 
@@ -135,6 +138,7 @@ def benchmark(
         repeats: how often.
         threads: of ONNX Runtime; its own choice by default.
         seed: of the image and of the samples.
+        inputs: the model's inputs beside the image, by name.
 
     Raises:
         KryptonError: the patch does not fit, or ONNX Runtime refuses the model.
@@ -146,19 +150,20 @@ def benchmark(
     origins = grid((height, width), sizes, steps, "cover", None).reshape(-1, 2)
     content = np.zeros((*sizes, channels) if plan.channels_last else (channels, *sizes), image.dtype)
     options = session_options(threads)
-    plain, session = PlainModel(Path(model), plan, options), Session(artifact, session_options=options)
+    others = other_inputs(inputs or {}, plan.other_inputs)
+    plain, session = PlainModel(Path(model), plan, options, others), Session(artifact, session_options=options)
     batch_seconds = plain.best_batch(image, content)
     batch = min(batch_seconds, key=lambda size: batch_seconds[size])
     ours, theirs = _samples(rng, origins, queries, batch, batch_seconds[batch])
-    answers = session.infer(image, theirs, content), plain.run(image, theirs, content, batch)
+    base = session.materialize(image, others)
+    answers = session.infer(base, theirs, content), plain.run(image, theirs, content, batch)
     times: list[tuple[float, float]] = [
         (
             timed(lambda: plain.run(image, theirs, content, batch)),
-            timed(lambda: session.infer(image, ours, content)),
+            timed(lambda: session.infer(session.materialize(image, others), ours, content)),
         )
         for _ in range(repeats)
     ]
-    base = session.materialize(image).outputs
     return Benchmark(
         model=Path(model).name,
         patch=sizes,
@@ -170,7 +175,7 @@ def benchmark(
         batch_seconds=batch_seconds,
         fixed_batch=plain.batch is not None,
         difference=largest_difference(*answers),
-        movement=largest_difference(answers[1], base),
+        movement=largest_difference(answers[1], base.outputs),
         machine=machine(threads),
     )
 

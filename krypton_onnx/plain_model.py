@@ -6,7 +6,7 @@ it gives for one image; otherwise it runs in the batch that was exported.
 
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -43,26 +43,30 @@ class PlainModel:
         path: the ONNX file.
         plan: describes its inputs and outputs.
         options: ONNX Runtime's session options.
+        others: the model's inputs beside the image.
 
     Attributes:
         batch: the exported batch, or None where any batch may be run.
     """
 
-    def __init__(self, path: Path, plan: Plan, options: ort.SessionOptions | None = None) -> None:
-        if plan.other_inputs:
-            names = ", ".join(f"'{info.name}'" for info in plan.other_inputs)
-            raise KryptonError(f"{path} has inputs beside the image ({names}); only models of one input can be timed.")
-        self._plan = plan
+    def __init__(
+        self,
+        path: Path,
+        plan: Plan,
+        options: ort.SessionOptions | None = None,
+        others: Mapping[str, Array] | None = None,
+    ) -> None:
+        self._plan, self._others = plan, dict(others or {})
         self._engine = Engine(path, options=options)
         exported = self._engine.shapes[plan.image.name][0]
         self.batch = exported if isinstance(exported, int) and exported > 0 else None
         self._ragged = ragged_names(plan)
         if self._ragged:
             self.batch = self.batch or 1  # of a batch's detections nobody could tell whose they are
-        elif self.batch is not None:
-            free = _with_free_batch(self._engine, path, plan, options)
-            if free is not None:
-                self._engine, self.batch = free, None
+        elif self.batch is not None or self._others:
+            free = _with_free_batch(self._engine, path, plan, options, self._others)
+            # Another input can be tied to a batch that the model leaves open.
+            self._engine, self.batch = (self._engine, self.batch or 1) if free is None else (free, None)
 
     def run(self, image: Array, origins: NDArray[np.int64], content: Array, batch: int) -> Outputs:
         """Outputs for an image with `content` at each origin.
@@ -82,7 +86,7 @@ class PlainModel:
             images = np.repeat(image[None], size if self.batch else len(places), axis=0)
             for occluded, (y, x) in zip(np.moveaxis(images, channels + 1, -1), places, strict=False):
                 occluded[y : y + height, x : x + width] = np.moveaxis(content, channels, -1)
-            answers = self._engine.run({self._plan.image.name: images})
+            answers = self._engine.run({self._plan.image.name: images, **self._others})
             for info, values in zip(self._plan.outputs, answers, strict=True):
                 rows = values[None] if info.name in self._ragged and values.ndim == len(info.shape) else values
                 results[info.name].append(rows[: len(places)])
@@ -112,7 +116,9 @@ def timed(run: Callable[[], object]) -> float:
     return time.perf_counter() - started
 
 
-def _with_free_batch(exported: Engine, path: Path, plan: Plan, options: ort.SessionOptions | None) -> Engine | None:
+def _with_free_batch(
+    exported: Engine, path: Path, plan: Plan, options: ort.SessionOptions | None, others: Mapping[str, Array]
+) -> Engine | None:
     """The model with a symbolic batch, if it then still answers each image as it does alone."""
     model = onnx.load(path)
     for info in (*model.graph.input, *model.graph.output):
@@ -124,7 +130,7 @@ def _with_free_batch(exported: Engine, path: Path, plan: Plan, options: ort.Sess
     with _written(model) as file:
         try:
             free = Engine(file, options=options)
-            return free if _rows_agree(exported, free, plan) else None
+            return free if _rows_agree(exported, free, plan, others) else None
         except KryptonError:  # it insists on its batch
             return None
 
@@ -143,13 +149,13 @@ def _written(model: onnx.ModelProto) -> Iterator[Path]:
         ) from error
 
 
-def _rows_agree(exported: Engine, free: Engine, plan: Plan) -> bool:
+def _rows_agree(exported: Engine, free: Engine, plan: Plan, others: Mapping[str, Array]) -> bool:
     rng = np.random.default_rng(0)
-    fixed = exported.shapes[plan.image.name][0]
-    assert isinstance(fixed, int)
+    batch = exported.shapes[plan.image.name][0]
+    fixed = batch if isinstance(batch, int) else 1
     images = random_images(rng, plan, 3 * fixed)
-    batched = free.run({plan.image.name: images})
-    parts = [exported.run({plan.image.name: images[i : i + fixed]}) for i in range(0, len(images), fixed)]
+    batched = free.run({plan.image.name: images, **others})
+    parts = [exported.run({plan.image.name: images[i : i + fixed], **others}) for i in range(0, len(images), fixed)]
     return all(_close(rows, [part[number] for part in parts]) for number, rows in enumerate(batched))
 
 

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
-from krypton_onnx.cli.options import count, grid_options, json_option, model_options
-from krypton_onnx.cli.sources import compiled, say_json, size_text
+from krypton_onnx.cli.options import count, grid_options, input_option, json_option, model_options
+from krypton_onnx.cli.sources import compiled, read_inputs, say_json, size_text
 from krypton_onnx.errors import KryptonError
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ Examples:
 @click.option("--repeats", type=click.IntRange(1), default=3, show_default=True, help="Turns, A B A B ...")
 @click.option("--threads", type=click.IntRange(1), help="Of ONNX Runtime. [default: one per core]")
 @model_options
+@input_option
 @json_option
 def bench(
     model: Path,
@@ -43,6 +44,7 @@ def bench(
     threads: int | None,
     input_size: tuple[int, int] | None,
     image_input: str | None,
+    inputs: tuple[tuple[str, Path], ...],
     as_json: bool,
 ) -> None:
     """Measure how much faster a heatmap of MODEL is here than full inference.
@@ -54,9 +56,17 @@ def bench(
 
     if not model.is_file():
         raise KryptonError(f"There is no model file at {model}.")
+    given = read_inputs(inputs)
     with compiled(model, patch=patch, input_size=input_size, image_input=image_input) as artifact:
         found = benchmark(
-            model, artifact, patch=patch, stride=stride, queries=queries, repeats=repeats, threads=threads
+            model,
+            artifact,
+            patch=patch,
+            stride=stride,
+            queries=queries,
+            repeats=repeats,
+            threads=threads,
+            inputs=given,
         )
     if as_json:
         say_json(
