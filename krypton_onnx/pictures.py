@@ -1,9 +1,11 @@
 """Picture files and their geometry: opening as 8-bit RGB or grey, resizing, cropping."""
 
 import os
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from krypton_onnx.errors import KryptonError
 from krypton_onnx.fields import MAX_SIDE
@@ -19,21 +21,55 @@ def open_picture(path: str | os.PathLike[str]) -> "Image.Image":
         KryptonError: there is no such file, it is no picture, it is damaged or cut short, or its pixels are
             floating-point or beyond 16 bits.
     """
+    image = _opened(path)
+    try:
+        return eight_bit(image)
+    except KryptonError as error:
+        raise KryptonError(f"{path}: {error}") from error
+
+
+def open_mask(path: str | os.PathLike[str]) -> NDArray[np.bool_]:
+    """Open a picture as a mask, upright: bool [rows, columns], whatever is not black.
+
+    Raises:
+        KryptonError: as for `open_picture`; or it is a JPEG or has transparency, which leave open what is black.
+    """
+    image = _opened(path)
+    if image.has_transparency_data:
+        raise KryptonError(f"the mask {path} has transparency: save it in black and white")
+    if Path(path).suffix.lower() in (".jpg", ".jpeg"):
+        raise KryptonError(f"the mask {path} is a JPEG, in which black is not quite black: save it as PNG")
+    pixels = np.asarray(image.convert("RGB") if image.mode == "P" else image)
+    return np.asarray((pixels != 0).any(axis=2) if pixels.ndim == 3 else pixels != 0)
+
+
+def grey_of(tensor: NDArray[Any]) -> NDArray[np.uint8]:
+    """Something to look at of a tensor: the mean of its channels, stretched from black to white.
+
+    Args:
+        tensor: [C, H, W].
+
+    Returns:
+        uint8 [H, W, 1].
+    """
+    mean = tensor.mean(axis=0, dtype=np.float64)
+    span = max(float(mean.max() - mean.min()), np.finfo(np.float32).tiny)
+    return np.asarray(np.rint((mean - mean.min()) / span * 255), np.uint8)[..., None]
+
+
+def _opened(path: str | os.PathLike[str]) -> "Image.Image":
+    """The decoded picture, upright, in its own mode."""
     from PIL import Image, ImageOps, UnidentifiedImageError
 
     try:
         with Image.open(path) as file:
-            image = ImageOps.exif_transpose(file)  # a copy, so that all of the file is decoded here
+            return ImageOps.exif_transpose(file)  # a copy, so that all of the file is decoded here
     except UnidentifiedImageError as error:
         raise KryptonError(f"{path} is not a picture that Pillow can read: give a PNG or JPEG file") from error
     except Exception as error:  # decoders of damaged files raise almost anything: SyntaxError, struct.error, …
         if isinstance(error, OSError) and error.errno is not None:
             raise KryptonError(f"cannot read {path} ({error.strerror}): give a PNG or JPEG file") from error
         raise KryptonError(f"the picture {path} is damaged, cut short or too large ({error}): save it anew") from error
-    try:
-        return eight_bit(image)
-    except KryptonError as error:
-        raise KryptonError(f"{path}: {error}") from error
 
 
 def eight_bit(image: "Image.Image") -> "Image.Image":

@@ -182,7 +182,7 @@ class Preprocess:
         if is_int(channels) and channels not in (1, 3):
             raise KryptonError(
                 f"{found}, and a picture gives 1 or 3: correct the layout, or build the tensor in Python and pass "
-                "it to Session.explain"
+                "it to Session.explain, or to the command line as a .npy file"
             )
         if is_int(channels) and channels != self.channels:
             wanted = "L" if channels == 1 else "RGB or BGR"
@@ -201,15 +201,27 @@ class Preprocess:
         Raises:
             KryptonError: the picture is smaller than the crop, far too long for its width, or not 8- or 16-bit.
         """
+        image = self._placed(eight_bit(image).convert("L" if self.channel_order == "L" else "RGB"), self.resample)
+        return np.array(image).reshape(image.height, image.width, self.channels)
+
+    def mask(self, mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """What `picture` makes of a mask as large as the picture, by nearest pixels: bool [H, W].
+
+        Raises:
+            KryptonError: as for `picture`.
+        """
         from PIL import Image
 
-        image = eight_bit(image).convert("L" if self.channel_order == "L" else "RGB")
+        return np.asarray(self._placed(Image.fromarray(mask.astype(np.uint8)), "nearest"), np.bool_)
+
+    def _placed(self, image: "Image.Image", resample: Resample) -> "Image.Image":
+        """A picture after resize and crop."""
+        from PIL import Image
+
         if self.resize is not None:
             height, width = resized(image.height, image.width, self.resize)
-            image = image.resize((width, height), Image.Resampling[self.resample.upper()])
-        if self.crop is not None:
-            image = centre_crop(image, *self.crop)
-        return np.array(image).reshape(image.height, image.width, self.channels)
+            image = image.resize((width, height), Image.Resampling[resample.upper()])
+        return image if self.crop is None else centre_crop(image, *self.crop)
 
     def tensor(self, picture: NDArray[np.uint8]) -> NDArray[np.float32]:
         """The model's input: float32 [C, H, W], or [H, W, C] for NHWC, from what `picture` returned.

@@ -11,17 +11,19 @@ others, so that nothing says how far a query moved the output, the first of the 
 """
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import onnxruntime as ort
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from krypton_onnx.artifact import Artifact, file_checksum
 from krypton_onnx.errors import KryptonError
 from krypton_onnx.plan import Plan
 from krypton_onnx.random_inputs import random_images, random_input
+from krypton_onnx.runtime.arguments import other_inputs
 from krypton_onnx.runtime.base import Output, Outputs
 from krypton_onnx.runtime.engine import Array, Engine, quiet_options
 from krypton_onnx.runtime.outputs import ragged_names
@@ -197,7 +199,12 @@ class Probe:
 
 
 def verify(
-    model: str | os.PathLike[str], artifact: Artifact, *, queries: int = 64, seed: int = 0
+    model: str | os.PathLike[str],
+    artifact: Artifact,
+    *,
+    queries: int = 64,
+    seed: int = 0,
+    inputs: Mapping[str, ArrayLike] | None = None,
 ) -> tuple[OutputCheck, ...]:
     """Compare random queries with the source model.
 
@@ -209,18 +216,22 @@ def verify(
         artifact: compiled from it.
         queries: how many, at least 8.
         seed: of the random numbers.
+        inputs: the model's inputs beside the image, by name; random ones by default.
 
     Returns:
         A verdict per output.
 
     Raises:
-        KryptonError: ONNX Runtime refuses one of the graphs, or the model is not the artifact's source.
+        KryptonError: ONNX Runtime refuses one of the graphs, the model is not the artifact's source, or inputs do not
+            fit it.
     """
     path, plan = Path(model), artifact.plan
     if file_checksum(path) != plan.source.sha256:
         raise KryptonError(f"{artifact.folder} was not compiled from {path}: the model's checksum differs.")
     rng = np.random.default_rng(seed)
-    others = {info.name: random_input(rng, info) for info in plan.other_inputs}
+    others = other_inputs(
+        inputs or {info.name: random_input(rng, info) for info in plan.other_inputs}, plan.other_inputs
+    )
     source, session = Source(path, plan, others), Session(artifact)
     image = _channels_first(random_images(rng, plan, 1), plan)[0]
     last = (0, 2, 3, 1) if plan.channels_last else (0, 1, 2, 3)

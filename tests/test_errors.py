@@ -226,9 +226,9 @@ def test_several_image_inputs(refused, tmp_path):
     refused("compile", two_images(tmp_path / "net.onnx"), words=("'x'", "'z'", "--image-input"))
 
 
-def test_other_inputs_cannot_be_given_on_the_command_line(refused, tmp_path, picture):
+def test_other_inputs_have_to_be_given(refused, tmp_path, picture):
     path = two_images(tmp_path / "net.onnx")
-    refused("explain", path, picture, "--image-input", "x", words=("'z'", "materialize"))
+    refused("explain", path, picture, "--image-input", "x", words=("missing: z", "--input NAME"))
 
 
 def test_unknown_image_input(refused, model):

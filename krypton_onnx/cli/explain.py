@@ -3,26 +3,28 @@
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from krypton_onnx.cli.options import (
     grid_options,
+    input_option,
     json_option,
     memory,
     model_options,
     preprocess_fields,
     preprocess_options,
     region,
-    target,
 )
-from krypton_onnx.cli.sources import compiled, label_of, read_labels, say_json, with_preprocess
+from krypton_onnx.cli.sources import compiled, label_of, read_inputs, read_labels, say_json
+from krypton_onnx.cli.targets import Masked, as_target, check_target, target_options
 from krypton_onnx.errors import KryptonError
 
 if TYPE_CHECKING:
-    from krypton_onnx.artifact import Artifact
+    from krypton_onnx.cli.images import Seen
     from krypton_onnx.heatmap import Heatmap
+    from krypton_onnx.runtime.targets import Target
 
 SUFFIXES = (".png", ".npy", ".npz")
 
@@ -31,6 +33,8 @@ Examples:
   krypton-onnx explain resnet50.onnx cat.jpg --preprocess preprocessor_config.json
   krypton-onnx explain resnet50.krypton cat.jpg --target 281,285 --fill mean -o cats.png
   krypton-onnx explain net.onnx scan.png --channel-order L --mean 127.5 --scale 0.0078 --patch 8 --stride 2 -o scan.npz
+  krypton-onnx explain segmenter.krypton street.jpg --target mask:11:person.png --fill blur
+  krypton-onnx explain yolo.krypton street.jpg --target box:17:40,60,200,180 --box-head yolov8
 """
 
 
@@ -44,22 +48,15 @@ Examples:
     metavar="FILE",
     help="A picture (.png), the scores (.npy), or all arrays (.npz). [default: PICTURE's name + .heatmap.png]",
 )
-@click.option(
-    "--target",
-    type=target,
-    default="top",
-    show_default=True,
-    metavar="top|N|N,M",
-    help="The class to explain: the picture's largest, an index, or several indices.",
-)
+@target_options
 @grid_options
 @click.option("--region", type=region, metavar="Y0,X0,Y1,X1", help="Ask about this part of the model's image only.")
 @click.option(
     "--fill",
-    default="black",
-    show_default=True,
-    metavar="black|gray|white|mean|N|R,G,B",
-    help="What the patch shows, in pixel values from 0 to 255; mean is the picture's own mean colour.",
+    metavar="FILL",
+    help="What the patch shows: black, gray, white, a pixel value N from 0 to 255, R,G,B; mean, the picture's own mean "
+    "colour; blur or blur:SIGMA, the picture blurred (by half a patch unless told, in pixels); noise or noise:SEED, "
+    "like the picture's colours; a picture FILE. [default: black]",
 )
 @click.option(
     "--edge",
@@ -72,6 +69,7 @@ Examples:
 @preprocess_options
 @click.option("--labels", type=click.Path(path_type=Path), metavar="FILE", help="Class names, one a line.")
 @model_options
+@input_option
 @click.option("--memory-budget", type=memory, metavar="SIZE", help="Most memory to use, such as 2GB.")
 @json_option
 def explain(model: Path, picture: Path, output: Path | None, **options: Any) -> None:
@@ -81,27 +79,31 @@ def explain(model: Path, picture: Path, output: Path | None, **options: Any) -> 
     as that of running the whole model at every position, several times sooner.
 
     A MODEL is compiled into a temporary folder first; `compile` it once to explain many pictures.
+
+    A PICTURE that ends in .npy is the model's input itself, [C, H, W], with as many channels as the model has. Numbers
+    in --fill are then in its units.
     """
+    from krypton_onnx.cli.images import open_image, read_fill, read_mask, see
     from krypton_onnx.compiler import check_labels
-    from krypton_onnx.pictures import open_picture
-    from krypton_onnx.preprocess import as_dtype, parse_fill
 
     output = _checked_output(output or Path(f"{picture.stem}.heatmap.png"))
-    fields, fill = preprocess_fields(options), parse_fill(options["fill"])
+    fields, asked = preprocess_fields(options), options["target"]
+    check_target(options)
     labels = None if options["labels"] is None else read_labels(options["labels"])
-    opened = open_picture(picture)
+    opened = open_image(picture)
+    fill = read_fill(options["fill"], tensor=picture.suffix.lower() == ".npy")
+    mask = read_mask(asked.file if isinstance(asked, Masked) else None)
+    inputs = read_inputs(options["inputs"])
     sizes = {key: options[key] for key in ("patch", "input_size", "image_input")}
     with compiled(model, **sizes) as artifact:
-        _refuse_other_inputs(artifact, model)
         if labels is not None:
             check_labels(labels, artifact.plan)
-        artifact, preprocess = with_preprocess(artifact, options["preprocess"], fields)
-        seen = preprocess.picture(opened)
-        image = as_dtype(preprocess.tensor(seen), artifact.plan.image.dtype)
-        heatmap, seconds = _ask(artifact, image, fill, options)
-    labels = labels or artifact.plan.labels
+        seen = see(artifact, opened, options["preprocess"], fields)
+        target = as_target(asked, options, None if mask is None else seen.mask(mask))
+        heatmap, seconds = _ask(seen, inputs, target, seen.fill(fill), options)
+    labels = labels or seen.artifact.plan.labels
     names = _names(heatmap, labels)
-    heatmap.save(output, seen, title=names[0] if len(names) == 1 else names)
+    heatmap.save(output, seen.picture, title=names[0] if len(names) == 1 else names)
     report = _report(heatmap, labels, seconds, output)
     if options["as_json"]:
         say_json({"model": str(model), "picture": str(picture), **report, "record": heatmap.record})
@@ -122,26 +124,17 @@ def _checked_output(output: Path) -> Path:
     return output
 
 
-def _refuse_other_inputs(artifact: "Artifact", model: Path) -> None:
-    names = ", ".join(f"'{info.name}'" for info in artifact.plan.other_inputs)
-    if names:
-        raise KryptonError(
-            f"{model} has inputs beside the image ({names}), which the command line cannot fill: use "
-            "krypton_onnx.Session.materialize(image, inputs={...}) in Python."
-        )
-
-
 def _ask(
-    artifact: "Artifact", image: Any, fill: "Literal['mean'] | float | tuple[float, ...]", options: dict[str, Any]
+    seen: "Seen", inputs: dict[str, Any], target: "Target", fill: Any, options: dict[str, Any]
 ) -> "tuple[Heatmap, float]":
     """The heatmap, and the seconds that it took without loading the model."""
     from krypton_onnx.runtime.session import Session
 
-    session = Session(artifact, memory_budget=options["memory_budget"])
+    session = Session(seen.artifact, memory_budget=options["memory_budget"])
     started = time.perf_counter()
     heatmap = session.explain(
-        session.materialize(image),
-        options["target"],
+        session.materialize(seen.tensor, inputs),
+        target,
         patch=options["patch"],
         stride=options["stride"],
         fill=fill,
@@ -152,12 +145,12 @@ def _ask(
     return heatmap, time.perf_counter() - started
 
 
-def _targets(heatmap: "Heatmap") -> list[int]:
-    return heatmap.target if isinstance(heatmap.target, list) else [heatmap.target or 0]
+def _targets(heatmap: "Heatmap") -> Sequence[int | None]:
+    return heatmap.target if isinstance(heatmap.target, list) else [heatmap.target]
 
 
 def _names(heatmap: "Heatmap", labels: Sequence[str] | None) -> list[str]:
-    return [label_of(target, labels) for target in _targets(heatmap)]
+    return ["similarity" if target is None else label_of(target, labels) for target in _targets(heatmap)]
 
 
 def _report(heatmap: "Heatmap", labels: Sequence[str] | None, seconds: float, output: Path) -> dict[str, Any]:
@@ -168,7 +161,7 @@ def _report(heatmap: "Heatmap", labels: Sequence[str] | None, seconds: float, ou
         targets.append(
             {
                 "index": index,
-                "label": labels[index] if labels is not None and index < len(labels) else None,
+                "label": None if labels is None or index is None or index >= len(labels) else labels[index],
                 "base_score": scores if isinstance(scores, float) else scores[number],
                 "most_important": {"y": y, "x": x, "drop": drop},
             }

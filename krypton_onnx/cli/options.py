@@ -13,7 +13,7 @@ _MEMORY_UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2*
 
 def size(text: str) -> tuple[int, int]:
     """``16`` or ``16x24``, height first, as (height, width)."""
-    numbers = _whole_numbers(_plain(text), "x")
+    numbers = whole_numbers(_plain(text), "x")
     if numbers is None or len(numbers) > 2 or min(numbers) < 1:
         raise click.BadParameter(f"'{text}' is no size: give whole pixels from 1 on, 16 or 16x24 (height x width).")
     return numbers[0], numbers[-1]
@@ -21,20 +21,10 @@ def size(text: str) -> tuple[int, int]:
 
 def region(text: str) -> tuple[int, int, int, int]:
     """``y0,x0,y1,x1``."""
-    numbers = _whole_numbers(text, ",")
+    numbers = whole_numbers(text, ",")
     if numbers is None or len(numbers) != 4:
         raise click.BadParameter(f"'{text}' is no region: give four whole numbers y0,x0,y1,x1, such as 0,0,112,112.")
     return numbers[0], numbers[1], numbers[2], numbers[3]
-
-
-def target(text: str) -> int | list[int] | Literal["top"]:
-    """``top``, ``281`` or ``281,282``."""
-    if text == "top":
-        return "top"
-    numbers = _whole_numbers(text, ",")
-    if numbers is None:
-        raise click.BadParameter(f"'{text}' is no target: give top, a class index such as 281, or several, 281,282.")
-    return numbers if len(numbers) > 1 else numbers[0]
 
 
 def numbers(text: str) -> list[float]:
@@ -49,7 +39,7 @@ def extent(text: str) -> tuple[int, ...] | Literal["none"]:
     """``224``, ``224x256`` or ``none``; a single number stays single."""
     if text.lower() == "none":
         return "none"
-    found = _whole_numbers(_plain(text), "x")
+    found = whole_numbers(_plain(text), "x")
     if found is None or len(found) > 2 or min(found) < 1:
         raise click.BadParameter(f"'{text}' is no size: give pixels, 224 or 224x256 (height x width), or none.")
     return tuple(found)
@@ -68,11 +58,19 @@ def memory(text: str) -> int:
     return int(amount)
 
 
+def named_file(text: str) -> tuple[str, Path]:
+    """``name=file.npy``."""
+    name, _, file = text.rpartition("=")
+    if not name or not file:
+        raise click.BadParameter(f"'{text}' names no input: give its name and a file, NAME=FILE.npy.")
+    return name, Path(file)
+
+
 def count(text: str) -> int | Literal["all"]:
     """``500`` or ``all``."""
     if text == "all":
         return "all"
-    found = _whole_numbers(text, ",")
+    found = whole_numbers(text, ",")
     if found is None or len(found) != 1 or found[0] < 1:
         raise click.BadParameter(f"'{text}' is no number of queries: give a whole number from 1 on, or all.")
     return found[0]
@@ -82,7 +80,8 @@ def _plain(text: str) -> str:
     return text.lower().replace("×", "x")
 
 
-def _whole_numbers(text: str, separator: str) -> list[int] | None:
+def whole_numbers(text: str, separator: str) -> list[int] | None:
+    """Whole numbers with a separator between them; None for anything else."""
     try:
         return [int(part) for part in text.split(separator)]
     except ValueError:
@@ -117,6 +116,18 @@ def grid_options(function: Function) -> Function:
 def json_option(function: Function) -> Function:
     """`--json`."""
     return click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")(function)
+
+
+def input_option(function: Function) -> Function:
+    """`--input`: the model's inputs beside the image."""
+    return click.option(
+        "--input",
+        "inputs",
+        type=named_file,
+        multiple=True,
+        metavar="NAME=FILE.npy",
+        help="Another input of the model, beside the image; once for each.",
+    )(function)
 
 
 def preprocess_options(function: Function) -> Function:

@@ -13,6 +13,8 @@ import click
 from krypton_onnx.errors import KryptonError
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from krypton_onnx.artifact import Artifact
     from krypton_onnx.preprocess import Preprocess
 
@@ -96,6 +98,24 @@ def with_preprocess(artifact: "Artifact", file: Path | None, fields: dict[str, A
     chosen = Preprocess.from_dict({**chosen.to_dict(), **fields})
     chosen.check_input(shape)
     return replace(artifact, plan=replace(artifact.plan, preprocess=chosen.to_dict())), chosen
+
+
+def read_inputs(given: Sequence[tuple[str, Path]]) -> "dict[str, NDArray[Any]]":
+    """The model's inputs beside the image, by name.
+
+    Args:
+        given: names and .npy files.
+
+    Raises:
+        KryptonError: a file cannot be read, or a name comes twice.
+    """
+    from krypton_onnx.cli.images import read_array
+
+    names = [name for name, _ in given]
+    for name in names:
+        if names.count(name) > 1:
+            raise KryptonError(f"The input '{name}' is given twice; give each --input once.")
+    return {name: read_array(file) for name, file in given}
 
 
 def read_labels(file: Path) -> tuple[str, ...]:

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from krypton_onnx.cli.options import json_option, model_options, size
-from krypton_onnx.cli.sources import compiled, say_json, table
+from krypton_onnx.cli.options import input_option, json_option, model_options, size
+from krypton_onnx.cli.sources import compiled, read_inputs, say_json, table
 from krypton_onnx.errors import KryptonError
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ Examples:
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the random queries.")
 @click.option("--patch", type=size, default="16", show_default=True, metavar="N|HxW", help="To compile MODEL for.")
 @model_options
+@input_option
 @json_option
 def verify(
     model: Path,
@@ -44,6 +45,7 @@ def verify(
     patch: tuple[int, int],
     input_size: tuple[int, int] | None,
     image_input: str | None,
+    inputs: tuple[tuple[str, Path], ...],
     as_json: bool,
 ) -> None:
     """Prove the compiled model right: compare random queries with the unmodified model.
@@ -53,6 +55,7 @@ def verify(
     """
     from krypton_onnx.verification import verify as verify_artifact
 
+    given = read_inputs(inputs)
     with compiled(model, patch=patch, input_size=input_size, image_input=image_input, verify=False) as artifact:
         if model.is_dir():
             source = source or model.resolve().parent / artifact.plan.source.file
@@ -64,7 +67,7 @@ def verify(
             raise KryptonError(f"--model goes with a compiled model, and {model} is not a folder; omit it.")
         else:
             source = model
-        checks = verify_artifact(source, artifact, queries=queries, seed=seed)
+        checks = verify_artifact(source, artifact, queries=queries, seed=seed, inputs=given)
     exact = all(check.exact for check in checks)
     if as_json:
         say_json({"exact": exact, "queries": queries, "seed": seed, "outputs": [_as_dict(c) for c in checks]})
