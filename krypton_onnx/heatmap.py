@@ -37,7 +37,7 @@ class Heatmap:
         origins: int64 [rows, cols, 2], (y, x) of each patch's top-left pixel.
         patch: (height, width) in pixels.
         image_size: (height, width) of the model's input.
-        target: the explained index or indices; None where the score was the user's own function.
+        target: the explained class or classes; None where the score belongs to none: a cosine, the user's own function.
         record: settings, hashes, versions, timings; plain JSON values.
     """
 

@@ -213,12 +213,13 @@ def _as_mask(mask: ArrayLike, image_size: tuple[int, int]) -> NDArray[np.bool_]:
         KryptonError: it is neither.
     """
     given = np.asarray(mask)
-    if given.dtype.kind not in "biu" or not (given.ndim == 2 or given.shape == (4,)):
+    rectangle = given.shape == (4,) and given.dtype.kind in "iu"
+    if not rectangle and not (given.ndim == 2 and given.dtype.kind in "biu"):
         raise KryptonError(
             f"A mask must be bool or whole numbers [rows, columns], or a rectangle (y0, x0, y1, x1); this is "
             f"{given.dtype} {list(given.shape)}."
         )
-    if given.ndim == 2:
+    if not rectangle:
         return np.asarray(given != 0)
     y0, x0, y1, x1 = (int(corner) for corner in given)
     if not (0 <= y0 < y1 <= image_size[0] and 0 <= x0 < x1 <= image_size[1]):

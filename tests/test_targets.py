@@ -88,6 +88,7 @@ def test_a_rectangle_is_a_mask():
         (kx.InMask(1, (0, 0, 1, 1)), MAPS[:1], "holds no cell"),
         (kx.InMask(1, (0, 0, 25, 1)), MAPS[:1], "no part .* 24x32"),
         (kx.InMask(1, MASK.astype(float)), MAPS[:1], "bool or whole numbers"),
+        (kx.InMask(1, MASK[0, :4]), MAPS[:1], "bool or whole numbers"),
         (kx.InMask(9), MAPS[:1].argmax(axis=1), "no cell .* class 9"),
         (kx.InMask(0), MAPS[:1, :1], "single map"),
         (kx.InMask(0), [MAPS[0]], "depend on the image"),

@@ -127,7 +127,9 @@ def read_fill(text: str | None, *, tensor: bool) -> "str | float | tuple[float, 
     try:
         return parse_fill(text)
     except KryptonError as error:
-        raise error if numeric else KryptonError(f"{error}, nor blur, noise or a picture's file") from error
+        if numeric:
+            raise
+        raise KryptonError(f"{error}, nor blur, noise or a picture's file") from error
 
 
 def read_mask(path: Path | None) -> "NDArray[Any] | None":
