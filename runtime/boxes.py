@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from krypton_onnx.errors import KryptonError
 from krypton_onnx.runtime.base import Output
 from krypton_onnx.runtime.engine import Array
-from krypton_onnx.runtime.scores import NamedTarget, Score, Setting
+from krypton_onnx.runtime.scores import NamedTarget, Score, Setting, class_index
 
 Head = Literal["yolov5", "yolov8", "scores", "labels"]
 Coordinates = Literal["xyxy", "yxyx", "xywh", "cxcywh"]
@@ -52,7 +52,7 @@ class BoxScore(NamedTarget):
     near: Sequence[float] | None = None
     _: KW_ONLY
     head: Head
-    outputs: Sequence[str] = ()
+    outputs: str | Sequence[str] = ()
     coordinates: Coordinates | None = None
     normalized: bool = False
     activation: Activation | None = None
@@ -74,9 +74,10 @@ class BoxScore(NamedTarget):
             found = self._detections(outputs, names, setting.image_size)
             return np.array([_nearest(one, place, self.min_iou) for one in found], np.float32)
 
-        return Score(self.index, scores, self._record(place, names))
+        return Score(class_index(self.index), scores, self._record(place, names))
 
     def _check(self) -> None:
+        class_index(self.index)
         for what, value, known in (("head", self.head, Head), ("coordinates", self.coordinates, Coordinates)):
             if value not in get_args(known) and not (value is None and what == "coordinates"):
                 raise KryptonError(f"BoxScore's {what} is {value!r}; it can be {', '.join(get_args(known))}.")
@@ -91,7 +92,7 @@ class BoxScore(NamedTarget):
             raise KryptonError(f"BoxScore's min_iou is {self.min_iou}; it must be from 0 to 1.")
 
     def _names(self, setting: Setting) -> tuple[str, ...]:
-        names = tuple(self.outputs) or (setting.name,)
+        names = (self.outputs,) if isinstance(self.outputs, str) else tuple(self.outputs) or (setting.name,)
         if len(names) != _PARTS[self.head]:
             raise KryptonError(
                 f"The head '{self.head}' is {_SHAPES[self.head]}: give BoxScore the names of {_PARTS[self.head]} "
@@ -178,7 +179,7 @@ class BoxScore(NamedTarget):
 
     def _record(self, place: Floats, names: tuple[str, ...]) -> dict[str, object]:
         return {
-            "class": self.index,
+            "class": int(self.index),
             "near": "base run" if self.near is None else "given",
             "place": [round(float(number), 3) for number in place],
             "head": self.head,
@@ -186,7 +187,7 @@ class BoxScore(NamedTarget):
             "coordinates": self.coordinates or "cxcywh",
             "normalized": self.normalized,
             "activation": self.activation,
-            "min_iou": self.min_iou,
+            "min_iou": float(self.min_iou),
         }
 
 

@@ -78,6 +78,17 @@ def array_of(values: Output, name: str) -> Array:
     return values
 
 
+def class_index(value: Any) -> int:
+    """A class's index as an int.
+
+    Raises:
+        KryptonError: it is no whole number.
+    """
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
+        raise KryptonError(f"The class {value!r} is no index: give a whole number.")
+    return int(value)
+
+
 class NamedTarget(ABC):
     """A target with a name and parameters: `InMask`, `BoxScore`, `Cosine`."""
 

@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from krypton_onnx.errors import KryptonError
 from krypton_onnx.runtime.base import Output
 from krypton_onnx.runtime.engine import Array
-from krypton_onnx.runtime.scores import NamedTarget, Score, Setting, array_of
+from krypton_onnx.runtime.scores import NamedTarget, Score, Setting, array_of, class_index
 
 Reducer = Callable[[Mapping[str, Any]], ArrayLike]
 """A batch's outputs, by name, to one float a query."""
@@ -126,7 +126,8 @@ class InMask(NamedTarget):
     def score(self, setting: Setting) -> Score:
         """See `NamedTarget.score`."""
         last = setting.channels_last if self.channels_last is None else self.channels_last
-        maps = _Maps(setting.name, self.index, last)
+        index = class_index(self.index)
+        maps = _Maps(setting.name, index, last)
         own = setting.array()
         inside = self._inside(maps, own, setting.image_size)
 
@@ -134,7 +135,7 @@ class InMask(NamedTarget):
             found = maps.of_class(array_of(outputs[setting.name], setting.name))
             return np.asarray(found[:, inside].mean(axis=1, dtype=np.float64), np.float32)
 
-        return Score(self.index, scores, {"class": self.index, "mask": self._record(inside)})
+        return Score(index, scores, {"class": index, "mask": self._record(inside)})
 
     def _inside(self, maps: "_Maps", own: Array, image_size: tuple[int, int]) -> NDArray[np.bool_]:
         extents = maps.of_class(own).shape[1:]

@@ -1,6 +1,7 @@
 """Targets: what a batch's outputs are reduced to, against loops that do the definition's word."""
 
 import gc
+import json
 import weakref
 
 import numpy as np
@@ -89,6 +90,7 @@ def test_a_rectangle_is_a_mask():
         (kx.InMask(1, (0, 0, 25, 1)), MAPS[:1], "no part .* 24x32"),
         (kx.InMask(1, MASK.astype(float)), MAPS[:1], "bool or whole numbers"),
         (kx.InMask(1, MASK[0, :4]), MAPS[:1], "bool or whole numbers"),
+        (kx.InMask("person"), MAPS[:1], "no index"),
         (kx.InMask(9), MAPS[:1].argmax(axis=1), "no cell .* class 9"),
         (kx.InMask(0), MAPS[:1, :1], "single map"),
         (kx.InMask(0), [MAPS[0]], "depend on the image"),
@@ -167,6 +169,16 @@ def test_near_a_point_counts_what_contains_it():
     assert scored(kx.BoxScore(0, (23, 1), head="yolov8"), outputs, outputs) == pytest.approx(0.25)
 
 
+def test_numpy_numbers_and_a_single_name_are_taken():
+    outputs = {**head_of("scores"), **head_of("yolov8")}
+    near = np.array(REFERENCE)
+    target = kx.BoxScore(np.int64(0), near, head="yolov8", outputs="y", min_iou=np.float32(0.1))
+    score = score_of(target, setting(outputs))
+    assert score.of(outputs) == pytest.approx(best(0, REFERENCE))
+    record = {**score.record, "mask": score_of(kx.InMask(np.int8(1), MASK), setting({"y": MAPS[:1]})).record}
+    assert json.loads(json.dumps(record)) == record
+
+
 def test_without_a_place_it_is_the_base_runs_best_box():
     outputs = head_of("yolov8")
     score = score_of(kx.BoxScore(1, head="yolov8"), setting(outputs))
@@ -223,6 +235,7 @@ def test_lists_of_detections_and_none_at_all():
         ({"head": "yolov5", "outputs": ("s",)}, r"\[N, 5 \+ classes\]"),
         ({"head": "scores", "outputs": ("s", "b"), "coordinates": "xyxy"}, r"boxes \[N, 4\] and scores"),
         ({"head": "labels", "outputs": ("b", "s", "s"), "coordinates": "xyxy"}, r"labels \[N\]"),
+        ({"index": 1.0}, "no index"),
         ({"index": 7}, "out of range: the detector has 2 classes"),
         ({"near": (0, 0, 30, 4)}, "no box"),
         ({"near": (5, 5, 5, 9)}, "no box"),

@@ -35,6 +35,20 @@ class Boxed:
     near: tuple[float, ...] | None = None
 
 
+_TARGETS = """What to explain:
+
+\b
+top     the picture's largest class
+N, N,M  classes by their index
+mask:N  segmentation: class N where the picture
+        has it; mask:N:FILE, in the white of a
+        picture; mask:N:Y0,X0,Y1,X1
+box:N   detection: the surest box of class N;
+        box:N:Y0,X0,Y1,X1, boxes near that one;
+        box:N:Y,X, boxes around a point
+cosine  embedding: likeness to the picture's own
+"""
+
 Asked = int | list[int] | Literal["top", "cosine"] | Masked | Boxed
 
 
@@ -88,10 +102,7 @@ def target_options(function: Function) -> Function:
             default="top",
             show_default=True,
             metavar="TARGET",
-            help="What to explain: top, the picture's largest class; a class's index N, or several, N,M. Segmentation: "
-            "mask:N, class N where the picture has it, mask:N:FILE, in the white of a picture, or mask:N:Y0,X0,Y1,X1. "
-            "Detection: box:N, the surest box of class N, box:N:Y0,X0,Y1,X1, boxes near that one, or box:N:Y,X, boxes "
-            "around a point. Embeddings: cosine.",
+            help=_TARGETS,
         ),
         click.option(
             "--box-head",
@@ -100,7 +111,11 @@ def target_options(function: Function) -> Function:
             "scores and labels.",
         ),
         click.option("--box-outputs", metavar="NAME,...", help="The outputs' names, in that order."),
-        click.option("--box-coordinates", type=click.Choice(["xyxy", "yxyx", "xywh", "cxcywh"])),
+        click.option(
+            "--box-coordinates",
+            type=click.Choice(["xyxy", "yxyx", "xywh", "cxcywh"]),
+            help="Two corners, a corner and the size, or the centre and the size. [default: cxcywh for a yolo head]",
+        ),
         click.option("--box-normalized", is_flag=True, help="Coordinates are shares of the image, not pixels."),
         click.option("--box-activation", type=click.Choice(["sigmoid", "softmax"]), help="If scores are logits."),
         click.option("--box-min-iou", type=click.FloatRange(0, 1), help="Less overlap counts as none. [default: 0]"),
