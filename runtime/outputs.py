@@ -29,7 +29,7 @@ class Regions:
 
 def ragged_names(plan: Plan) -> frozenset[str]:
     """Outputs whose extents depend on the data. Only a graph that answers one query a run can have any."""
-    return frozenset(info.name for info in plan.outputs if plan.batch == 1 and None in info.shape)
+    return frozenset(info.name for info in plan.outputs if plan.one_query and None in info.shape)
 
 
 def no_answers(plan: Plan) -> Outputs:

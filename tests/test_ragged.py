@@ -1,14 +1,11 @@
 """Outputs whose extents depend on the data: detections after suppression."""
 
-from dataclasses import replace
-
 import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import krypton_onnx as kx
-from krypton_onnx.artifact import Artifact
 from krypton_onnx.benchmark import largest_difference
 from krypton_onnx.plain_model import PlainModel
 from krypton_onnx.verification import check_output, noise_of, verify
@@ -62,8 +59,9 @@ def detector():
 def artifact(tmp_path_factory):
     path = tmp_path_factory.mktemp("ragged") / "net.onnx"
     onnx.save(detector(), path)
-    made = kx.compile(path, patch=4, verify=False)
-    return Artifact(made.folder, replace(made.plan, batch=1))
+    made = kx.compile(path, patch=4)
+    assert made.plan.one_query
+    return made
 
 
 @pytest.fixture(scope="module")
