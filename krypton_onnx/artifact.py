@@ -2,8 +2,6 @@
 
 import hashlib
 import os
-import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,6 +10,7 @@ from pathlib import Path
 import msgspec
 
 from krypton_onnx.errors import KryptonError
+from krypton_onnx.folders import private_folder, remove_stale
 from krypton_onnx.plan import FORMAT, Plan
 
 PLAN_FILE = "plan.json"
@@ -106,22 +105,21 @@ def write_manifest(folder: Path, plan: Plan, files: tuple[str, ...]) -> Artifact
 def staged_folder(target: Path) -> Iterator[Path]:
     """A new folder that becomes `target` if the block ends well, and vanishes if it does not.
 
+    What a process that was killed has left behind on its way to the same target is removed.
+
     Raises:
         KryptonError: `target` is something else than an artifact, or the disk refuses.
     """
     refuse_foreign(target)
-    staging = None
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        staging = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-        yield staging
-        staging.chmod(0o777 & ~_umask())
-        _replace(staging, target)
+        remove_stale(target)
+        with private_folder(target) as staging:
+            yield staging
+            staging.chmod(0o777 & ~_umask())
+            _replace(staging, target)
     except OSError as error:
         raise KryptonError(f"The compiled model cannot be written to {target}: {error.strerror or error}.") from error
-    finally:
-        if staging is not None:
-            shutil.rmtree(staging, ignore_errors=True)
 
 
 def refuse_foreign(target: Path) -> None:
@@ -136,18 +134,16 @@ def refuse_foreign(target: Path) -> None:
 
 def _replace(staging: Path, target: Path) -> None:
     # A folder cannot replace another in one step, so the old one steps aside first.
-    if target.exists():
-        aside = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    if not target.exists():
+        os.replace(staging, target)
+        return
+    with private_folder(target) as aside:
         os.replace(target, aside / "old")
         try:
             os.replace(staging, target)
         except OSError:
             os.replace(aside / "old", target)
             raise
-        finally:
-            shutil.rmtree(aside, ignore_errors=True)
-    else:
-        os.replace(staging, target)
 
 
 def _umask() -> int:
