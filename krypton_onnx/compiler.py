@@ -2,9 +2,13 @@
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
+from types import NoneType
+from typing import Any
+
+import numpy as np
 
 from krypton_onnx.artifact import SUFFIX, Artifact, refuse_foreign, staged_folder, write_manifest
 from krypton_onnx.errors import KryptonError
@@ -24,9 +28,10 @@ def compile(
     output: str | os.PathLike[str] | None = None,
     *,
     patch: int | tuple[int, int] = 16,
-    input_size: tuple[int, int] | None = None,
+    input_size: int | tuple[int, int] | None = None,
     image_input: str | None = None,
-    preprocess: Preprocess | None = None,
+    channels_last: bool | None = None,
+    preprocess: Preprocess | Mapping[str, Any] | str | os.PathLike[str] | None = None,
     labels: Sequence[str] | None = None,
     verify: bool = True,
 ) -> Artifact:
@@ -37,15 +42,18 @@ def compile(
         output: the folder to write; by default beside the model, with its name and the suffix `.krypton`. An older
             artifact there is replaced.
         patch: (height, width) in pixels of the patches to tune the plan for; any other patch works too.
-        input_size: (height, width), where the model leaves them open.
+        input_size: (height, width), or the side of a square, where the model leaves them open.
         image_input: name of the image input, where several inputs have four dimensions.
-        preprocess: how a picture becomes the input tensor; stored in the artifact.
+        channels_last: whether the image input is [N, H, W, C] and not [N, C, H, W]; by default its extents tell.
+        preprocess: how a picture becomes the input tensor, or the fields or the file of that; stored in the artifact.
         labels: class names; stored in the artifact.
         verify: compare a handful of random queries with the source model, and write nothing if they disagree.
 
     Raises:
         KryptonError: the model cannot be read, compiled or run, or the folder not be written.
     """
+    _check_types(model=model, output=output, image_input=image_input, channels_last=channels_last, labels=labels)
+    preparation = _preprocess(preprocess)
     source = Path(model)
     if not source.is_file():
         raise KryptonError(f"There is no model file at {os.fspath(model) or 'an empty path'}.")
@@ -56,12 +64,13 @@ def compile(
         patch=pair(patch, "patch"),
         version=version("krypton-onnx"),
         image_input=image_input,
-        input_size=input_size,
-        preprocess=None if preprocess is None else preprocess.to_dict(),
+        input_size=None if input_size is None else pair(input_size, "input size"),
+        channels_last=channels_last,
+        preprocess=None if preparation is None else preparation.to_dict(),
         labels=None if labels is None else tuple(str(label) for label in labels),
     )
-    if preprocess is not None:
-        preprocess.check_input(compiled.plan.model_shape)
+    if preparation is not None:
+        preparation.check_input(compiled.plan.model_shape)
     if labels is not None:
         check_labels(labels, compiled.plan)
     with staged_folder(target) as folder:
@@ -69,6 +78,37 @@ def compile(
         if verify:
             _refuse_if_wrong(source, artifact)
     return Artifact(target, compiled.plan)
+
+
+_TYPES: dict[str, tuple[tuple[type, ...], str]] = {
+    "model": ((str, os.PathLike), "the path of an ONNX file"),
+    "output": ((str, os.PathLike, NoneType), "the path of a folder"),
+    "image_input": ((str, NoneType), "the name of an input"),
+    "channels_last": ((bool, NoneType), "True, False or None"),
+}
+
+
+def _check_types(labels: object, **given: object) -> None:
+    for name, value in given.items():
+        types, form = _TYPES[name]
+        if not isinstance(value, types):
+            raise KryptonError(f"{name} must be {form}, not a {type(value).__name__}.")
+    is_list = isinstance(labels, Sequence | np.ndarray) and not isinstance(labels, str | bytes)
+    if labels is not None and not is_list:
+        raise KryptonError(f"labels must be a list of class names, not a {type(labels).__name__}.")
+
+
+def _preprocess(given: Preprocess | Mapping[str, Any] | str | os.PathLike[str] | None) -> Preprocess | None:
+    match given:
+        case None | Preprocess():
+            return given
+        case Mapping():
+            return Preprocess.from_dict(given)
+        case str() | os.PathLike():
+            return Preprocess.from_json(given)
+    raise KryptonError(
+        f"preprocess must be a Preprocess, its fields, or the path of a JSON file, not a {type(given).__name__}."
+    )
 
 
 def check_labels(labels: Sequence[str], plan: Plan) -> None:

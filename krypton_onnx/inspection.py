@@ -100,6 +100,7 @@ def inspect_model(
     edge: Edge = "cover",
     input_size: tuple[int, int] | None = None,
     image_input: str | None = None,
+    channels_last: bool | None = None,
 ) -> Inspection:
     """Find the regions of a model and count their arithmetic.
 
@@ -110,12 +111,13 @@ def inspect_model(
         edge: see `krypton_onnx.Session.explain`.
         input_size: (height, width), where the model leaves them open.
         image_input: name of the image input, where several inputs have four dimensions.
+        channels_last: see `krypton_onnx.compile`.
 
     Raises:
         KryptonError: the model cannot be read, or the patch does not fit.
     """
     source = Path(model)
-    net, regions = normalized(source, image_input=image_input, input_size=input_size)
+    net, regions = normalized(source, image_input=image_input, input_size=input_size, channels_last=channels_last)
     sizes, steps = pair(patch, "patch"), pair(stride, "stride")
     image_shape = (static_shape(net.image_tensor) or (0, 0, 0, 0))[1:]
     origins = grid((image_shape[1], image_shape[2]), sizes, steps, edge, None)

@@ -15,12 +15,12 @@ from krypton_onnx.fields import MAX_SIDE
 from krypton_onnx.passes import network
 from krypton_onnx.passes.checks import check_source
 from krypton_onnx.passes.legacy import raise_opset
-from krypton_onnx.passes.network import Array, Network
+from krypton_onnx.passes.network import Array, Network, Notes
 
 INTERFACE = frozenset({"origins", "patch_content", "window_sizes", "view_rows"})
 """Inputs of the incremental graph, which no tensor of a model may be called."""
 
-MAX_CELLS = 1 << 27
+MAX_CELLS = 1 << 26
 """Cells of a map: index arithmetic is int32, and a pool holds the windows of a batch beside the map."""
 
 _CHANNELS = (1, 3, 4)
@@ -28,13 +28,20 @@ _PACKED = {onnx.TensorProto.INT4, onnx.TensorProto.UINT4, onnx.TensorProto.FLOAT
 _CONVOLUTIONS = {"Conv", "ConvTranspose", "ConvInteger", "QLinearConv", "FusedConv"}
 
 
-def load(path: Path, *, image_input: str | None = None, input_size: tuple[int, int] | None = None) -> Network:
+def load(
+    path: Path,
+    *,
+    image_input: str | None = None,
+    input_size: tuple[int, int] | None = None,
+    channels_last: bool | None = None,
+) -> Network:
     """Read a model and settle its image input.
 
     Args:
         path: an ONNX file of opset 7 or later; external data lies in its folder.
         image_input: name of the image input, needed where several inputs have four dimensions.
         input_size: (height, width), needed where the model leaves them open.
+        channels_last: whether the image input is [N, H, W, C]; by default its extents tell.
 
     Raises:
         KryptonError: for anything that makes the file unusable, in one sentence.
@@ -42,15 +49,20 @@ def load(path: Path, *, image_input: str | None = None, input_size: tuple[int, i
     model = read_model(path)
     _refuse_without_convolution(model, path)
     try:
-        return _network(model, path, image_input, input_size)
+        return _network(model, path, image_input, input_size, channels_last)
     except (ValueError, TypeError, RuntimeError, OnnxGraphSurgeonException) as error:
         # What the libraries raise for graphs with cycles, names given twice, or texts that are none.
         raise KryptonError(f"{path} is malformed: {' '.join(str(error).split())[:300]}") from error
 
 
 def _network(
-    model: onnx.ModelProto, path: Path, image_input: str | None, input_size: tuple[int, int] | None
+    model: onnx.ModelProto,
+    path: Path,
+    image_input: str | None,
+    input_size: tuple[int, int] | None,
+    channels_last: bool | None,
 ) -> Network:
+    notes = Notes(model.doc_string, tuple((entry.key, entry.value) for entry in model.metadata_props))
     weights = _detach(model, path)
     model = raise_opset(onnx.inliner.inline_local_functions(model), path)
     graph = gs.import_onnx(model)
@@ -58,7 +70,8 @@ def _network(
         graph.inputs.remove(tensor)
         network.become_constant(tensor, weights[tensor.name])
     image = _image_input(graph, image_input, path)
-    channels_last = _is_channels_last(image.shape)
+    if channels_last is None:
+        channels_last = _is_channels_last(image.shape)
     if channels_last:
         image = _channels_first(graph, image)
     exported_batch = image.shape[0]
@@ -70,7 +83,7 @@ def _network(
     for node in graph.nodes:
         node.name = node.name or node.outputs[0].name
     _free_interface_names(graph, image.name, path)
-    return Network(graph, image.name, channels_last)
+    return Network(graph, image.name, channels_last, notes)
 
 
 def read_model(path: Path) -> onnx.ModelProto:
@@ -249,7 +262,8 @@ def _fix_image_shape(image: gs.Variable, size: tuple[int, int] | None, path: Pat
     _, channels, *extents = (d if isinstance(d, int) and d > 0 else None for d in image.shape)
     if channels is None:
         raise KryptonError(
-            f"The image input '{image.name}' of {path} leaves its channels open: export it with a fixed number."
+            f"The image input '{image.name}' of {path} leaves its channels open: export it with a fixed number, or say "
+            "with --channels-last or --channels-first (channels_last=...) which extent they are."
         )
     if image.shape[0] == 0:
         raise KryptonError(f"The image input '{image.name}' of {path} takes no images: its first extent is 0.")

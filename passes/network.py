@@ -46,6 +46,19 @@ class DetachedValues(LazyValues):  # type: ignore[misc]
         return self.array
 
 
+@dataclass(frozen=True, slots=True)
+class Notes:
+    """What a model says of itself.
+
+    Attributes:
+        description: its doc_string.
+        properties: its metadata_props, by key.
+    """
+
+    description: str = ""
+    properties: tuple[tuple[str, str], ...] = ()
+
+
 @dataclass(slots=True)
 class Network:
     """A model while it is compiled. A transform takes one and returns one, and may reuse its graph.
@@ -54,11 +67,13 @@ class Network:
         graph: nodes in topological order, every tensor with static shape and dtype once `static_shapes` has run.
         image: name of the image input, [1, C, H, W].
         channels_last: whether the model itself takes [N, H, W, C].
+        notes: what the model says of itself, carried along.
     """
 
     graph: gs.Graph
     image: str
     channels_last: bool = False
+    notes: Notes = Notes()
 
     @property
     def image_tensor(self) -> gs.Variable:

@@ -19,7 +19,7 @@ from krypton_onnx.passes.build_incremental import build_incremental
 from krypton_onnx.passes.free_batch import free_batch
 from krypton_onnx.passes.idioms import gather_repeats
 from krypton_onnx.passes.load import MAX_CELLS, load
-from krypton_onnx.passes.network import Network, static_shape
+from krypton_onnx.passes.network import Network, Notes, static_shape
 from krypton_onnx.passes.normalize import fold_batch_norm, fold_zero_pads, remove_inference_noops
 from krypton_onnx.passes.per_query import query_shape
 from krypton_onnx.passes.planner import Layout, batch_for, one_query_reason, plan_layout
@@ -41,17 +41,22 @@ class Compiled:
     base: gs.Graph
     incremental: gs.Graph
     plan: Plan
+    notes: Notes
 
 
 def normalized(
-    path: Path, *, image_input: str | None = None, input_size: tuple[int, int] | None = None
+    path: Path,
+    *,
+    image_input: str | None = None,
+    input_size: tuple[int, int] | None = None,
+    channels_last: bool | None = None,
 ) -> tuple[Network, Regions]:
     """Load a model, run all transforms, and find its regions.
 
     Raises:
         KryptonError: the model cannot be read or is not consistent.
     """
-    net = load(path, image_input=image_input, input_size=input_size)
+    net = load(path, image_input=image_input, input_size=input_size, channels_last=channels_last)
     try:
         for transform in TRANSFORMS:
             net = transform(net)
@@ -95,6 +100,7 @@ def compile_graphs(
     version: str,
     image_input: str | None = None,
     input_size: tuple[int, int] | None = None,
+    channels_last: bool | None = None,
     preprocess: dict[str, Any] | None = None,
     labels: tuple[str, ...] | None = None,
 ) -> Compiled:
@@ -106,13 +112,14 @@ def compile_graphs(
         version: of krypton-onnx, for the record.
         image_input: see `load`.
         input_size: see `load`.
+        channels_last: see `load`.
         preprocess: stored in the plan as it is.
         labels: stored in the plan as they are.
 
     Raises:
         KryptonError: the model cannot be compiled, or the patch is larger than its image.
     """
-    net, regions = normalized(path, image_input=image_input, input_size=input_size)
+    net, regions = normalized(path, image_input=image_input, input_size=input_size, channels_last=channels_last)
     height, width = regions.program[0].extents
     if not (1 <= patch[0] <= height and 1 <= patch[1] <= width):
         raise KryptonError(f"A patch of {patch[0]}x{patch[1]} does not fit into the model's {height}x{width} image.")
@@ -153,7 +160,7 @@ def compile_graphs(
         preprocess=preprocess,
         labels=labels,
     )
-    return Compiled(base, incremental, plan)
+    return Compiled(base, incremental, plan, net.notes)
 
 
 def _is_quantized(net: Network) -> bool:

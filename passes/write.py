@@ -35,6 +35,8 @@ def write_graphs(compiled: Compiled, folder: Path) -> tuple[str, ...]:
     for name, graph in graphs.items():
         by_name = {key: places[id(array)] for key, array in detached_weights(graph)}
         model = to_model(graph)
+        model.doc_string = compiled.notes.description
+        onnx.helper.set_model_props(model, dict(compiled.notes.properties))
         for tensor in (t for part in graphs_of(model.graph) for t in part.initializer if is_external(t)):
             offset, length = by_name[tensor.name]
             tensor.external_data.add(key="offset", value=str(offset))

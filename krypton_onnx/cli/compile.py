@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from krypton_onnx.cli.options import json_option, model_options, size
+from krypton_onnx.cli.options import json_option, layout_option, model_options, size
 from krypton_onnx.cli.sources import bytes_text, read_labels, say_json, size_text
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ Examples:
 )
 @click.option("--patch", type=size, default="16", show_default=True, metavar="N|HxW", help="Patches to tune for.")
 @model_options
+@layout_option
 @click.option(
     "--preprocess",
     type=click.Path(path_type=Path),
@@ -45,6 +46,7 @@ def compile_model(
     patch: tuple[int, int],
     input_size: tuple[int, int] | None,
     image_input: str | None,
+    channels_last: bool | None,
     preprocess: Path | None,
     labels: Path | None,
     no_verify: bool,
@@ -64,6 +66,7 @@ def compile_model(
         patch=patch,
         input_size=input_size,
         image_input=image_input,
+        channels_last=channels_last,
         preprocess=None if preprocess is None else Preprocess.from_json(preprocess),
         labels=None if labels is None else read_labels(labels),
         verify=not no_verify,

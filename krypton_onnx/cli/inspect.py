@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from krypton_onnx.cli.options import grid_options, json_option, model_options
+from krypton_onnx.cli.options import grid_options, json_option, layout_option, model_options
 from krypton_onnx.cli.sources import say_json, size_text, table
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ Examples:
 @click.argument("model", type=click.Path(path_type=Path))
 @grid_options
 @model_options
+@layout_option
 @json_option
 def inspect(
     model: Path,
@@ -31,6 +32,7 @@ def inspect(
     stride: tuple[int, int],
     input_size: tuple[int, int] | None,
     image_input: str | None,
+    channels_last: bool | None,
     as_json: bool,
 ) -> None:
     """Show how far a patch reaches in MODEL, and how much faster that can make a heatmap.
@@ -40,7 +42,14 @@ def inspect(
     """
     from krypton_onnx.inspection import inspect_model
 
-    found = inspect_model(model, patch=patch, stride=stride, input_size=input_size, image_input=image_input)
+    found = inspect_model(
+        model,
+        patch=patch,
+        stride=stride,
+        input_size=input_size,
+        image_input=image_input,
+        channels_last=channels_last,
+    )
     if as_json:
         say_json({**asdict(found), "bound": found.bound, "planned": found.planned})
     else:

@@ -96,6 +96,15 @@ def model_options(function: Function) -> Function:
     )(function)
 
 
+def layout_option(function: Function) -> Function:
+    """`--channels-last`, `--channels-first`: where the extents of the image input do not tell."""
+    return click.option(
+        "--channels-last/--channels-first",
+        default=None,
+        help="Whether the image input is [N, H, W, C] or [N, C, H, W]; by default its extents tell.",
+    )(function)
+
+
 def grid_options(function: Function) -> Function:
     """Patch and stride."""
     return _all(
