@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from krypton_onnx.plan import Plan
 from krypton_onnx.runtime.batches import Integers
 from krypton_onnx.runtime.engine import Array
 
@@ -21,12 +22,14 @@ class Base:
     """The base run of one image. Keep it and ask many questions; threads may share it.
 
     Attributes:
+        plan: of the compiled model that ran.
         image: the image tensor [C, H, W], in the model's dtype.
         inputs: the model's other inputs, as given.
         views: the activations as rows, by view name.
         outputs: the model's outputs for the image itself, by name, for one query.
     """
 
+    plan: Plan
     image: Array
     inputs: Mapping[str, Array]
     views: Mapping[str, Array]

@@ -35,7 +35,7 @@ class Engine:
         providers: Sequence[Provider] | None = None,
         options: ort.SessionOptions | None = None,
     ) -> None:
-        wanted = [CPU] if providers is None else list(providers)
+        wanted = _checked_providers(providers)
         unknown = {p if isinstance(p, str) else p[0] for p in wanted} - set(ort.get_available_providers())
         if unknown:
             raise KryptonError(
@@ -71,6 +71,16 @@ class Engine:
         except Exception as error:  # as above
             raise KryptonError(f"ONNX Runtime failed: {_reason(error)}.") from error
         return results
+
+
+def _checked_providers(given: object) -> list[Provider]:
+    if given is None:
+        return [CPU]
+    if isinstance(given, list | tuple):
+        named = [p if isinstance(p, str) else (p[0] if isinstance(p, tuple) and len(p) == 2 else None) for p in given]
+        if all(isinstance(name, str) for name in named):
+            return list(given)
+    raise KryptonError(f"providers must be a list of names, or of (name, options), such as ['{CPU}'], not {given!r}.")
 
 
 def quiet_options() -> ort.SessionOptions:

@@ -45,7 +45,7 @@ class Session:
         memory_budget: int | None = None,
     ) -> None:
         self.artifact = artifact if isinstance(artifact, Artifact) else open_artifact(artifact)
-        self._budget = memory_budget
+        self._budget = _checked_budget(memory_budget)
         self._ragged = ragged_names(self.plan)
         batch_size(self.plan, self.plan.patch, memory_budget)  # refuse too small a budget before any work
         self._base = Engine(self.artifact.folder / "base.onnx", providers, session_options)
@@ -73,7 +73,7 @@ class Session:
         others = other_inputs(inputs or {}, self.plan.other_inputs)
         feed = {self.plan.image.name: tensor[None], **others}
         views = dict(zip(self._base.outputs, self._base.run(feed), strict=True))
-        base = Base(tensor, others, views, {})
+        base = Base(self.plan, tensor, others, views, {})
         height, width = self.plan.patch
         # A patch that shows what is there already changes nothing: its outputs are those of the image.
         origin = np.zeros((1, 2), np.int64)
@@ -224,7 +224,14 @@ class Session:
     # ------------------------------------------------------------------------------------------- checking
 
     def _as_base(self, base: Base | ArrayLike) -> Base:
-        return base if isinstance(base, Base) else self.materialize(base)
+        if not isinstance(base, Base):
+            return self.materialize(base)
+        if base.plan is not self.plan and base.plan != self.plan:
+            raise KryptonError(
+                f"The base is of another compiled model ({base.plan.source.file}): materialize the image in this "
+                "session."
+            )
+        return base
 
     def _origins(self, origins: ArrayLike, patch: tuple[int, ...]) -> Integers:
         places = np.asarray(origins)
@@ -259,3 +266,9 @@ class Session:
                 f"A patch of {height}x{width} does not fit into the {info.shape[1]}x{info.shape[2]} image."
             )
         return np.ascontiguousarray(content)
+
+
+def _checked_budget(budget: object) -> int | None:
+    if budget is None or (isinstance(budget, int | np.integer) and not isinstance(budget, bool)):
+        return None if budget is None else int(budget)
+    raise KryptonError(f"memory_budget must be a whole number of bytes, not {budget!r}.")
