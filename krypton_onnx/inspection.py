@@ -68,6 +68,8 @@ class Inspection:
         flops: floating-point operations of one inference: two per multiply-add of convolutions and matrix products.
         query_flops: those of the mean query, on exact regions.
         planned_flops: those of the mean query with the windows that the plan chose.
+        predicted_speedup: of windows over full inference, bytes counted too.
+        full_inference: whether that is too little, so that the plan has no windows.
     """
 
     model: str
@@ -80,6 +82,8 @@ class Inspection:
     flops: int
     query_flops: float
     planned_flops: float
+    predicted_speedup: float
+    full_inference: bool
 
     @property
     def bound(self) -> float:
@@ -137,6 +141,8 @@ def inspect_model(
         flops=sum(flops(node) for node in net.graph.nodes),
         query_flops=sum(t.query_flops for t in tensors),
         planned_flops=_planned(layout, tensors, origins, sizes),
+        predicted_speedup=layout.predicted_speedup,
+        full_inference=layout.full_inference,
     )
 
 

@@ -1,5 +1,7 @@
 """Models that do not gain by windows, or not by batches: full inference, and one query a run."""
 
+import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -7,10 +9,12 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
+from click.testing import CliRunner
 from onnx import TensorProto, helper
 from twin import FLOAT, Array, average, close, normal, small_net
 
 import krypton_onnx as kx
+from krypton_onnx.cli import main
 from krypton_onnx.passes import planner
 from krypton_onnx.passes.pipeline import Compiled, compile_graphs
 from krypton_onnx.passes.write import write_graphs
@@ -165,3 +169,19 @@ def test_windows_are_kept_where_the_bound_is_high_or_they_are_predicted_to_gain(
     monkeypatch.setattr(planner, "LEAST_SPEEDUP", np.inf)  # the bound alone decides
     assert not compile_graphs(tmp_path / "net.onnx", patch=(4, 4), version="test").plan.full_inference
     assert compile_graphs(tmp_path / "net.onnx", patch=(16, 16), version="test").plan.full_inference
+
+
+def test_the_command_line_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(planner, "LEAST_SPEEDUP", 1.1)
+    onnx.save(wide_net(), tmp_path / "net.onnx")
+    sentence = re.compile(r"Runs as full inference: windows are predicted to give only (0\.\d|1\.0)\dx")
+    for command in ("compile", "inspect"):
+        result = CliRunner().invoke(main, [command, str(tmp_path / "net.onnx"), "--patch", "4"])
+        assert result.exit_code == 0
+        assert sentence.search(result.output)
+    result = CliRunner().invoke(main, ["inspect", str(tmp_path / "net.onnx"), "--patch", "4", "--json"])
+    assert json.loads(result.output)["full_inference"] is True
+    monkeypatch.setattr(planner, "LEAST_SPEEDUP", 0.0)
+    result = CliRunner().invoke(main, ["compile", str(tmp_path / "net.onnx"), "--patch", "4"])
+    assert not sentence.search(result.output)
+    assert "Windows end at" in result.output

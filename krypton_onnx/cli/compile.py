@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from krypton_onnx.cli.options import json_option, layout_option, model_options, size
-from krypton_onnx.cli.sources import bytes_text, read_labels, say_json, size_text
+from krypton_onnx.cli.sources import bytes_text, full_inference_text, read_labels, say_json, size_text
 
 if TYPE_CHECKING:
     from krypton_onnx.artifact import Artifact
@@ -89,6 +89,9 @@ def _report(artifact: "Artifact", *, verified: bool) -> dict[str, Any]:
         "views": len(plan.views),
         "dense": [{"node": entry.node, "reason": entry.reason} for entry in plan.dense],
         "per_query": plan.per_query,
+        "one_query": plan.one_query,
+        "predicted_speedup": plan.predicted_speedup,
+        "full_inference": plan.full_inference,
         "files": {file.name: file.stat().st_size for file in sorted(artifact.folder.iterdir())},
         "verified": verified,
     }
@@ -102,8 +105,12 @@ def _text(report: dict[str, Any]) -> str:
         f"Image '{image['name']}' {list(image['shape'])} {image['dtype']}, tuned for patches of "
         f"{size_text(report['patch'])}; {report['windows']} windows, {report['views']} views",
     ]
-    lines += [f"Windows end at {entry['node']}: {entry['reason']}" for entry in report["dense"]]
+    if report["full_inference"]:
+        lines.append(full_inference_text(report["predicted_speedup"]))
+    else:
+        lines += [f"Windows end at {entry['node']}: {entry['reason']}" for entry in report["dense"]]
     if report["per_query"]:
-        lines.append(f"The rest runs one query at a time, because of {report['per_query']}")
+        part = "The model" if report["one_query"] else "The rest"
+        lines.append(f"{part} runs one query at a time, because of {report['per_query']}")
     checked = "Verified against the model on random queries" if report["verified"] else "Not verified (--no-verify)"
     return "\n".join([*lines, f"{checked}; 'krypton-onnx verify' does more of them"])

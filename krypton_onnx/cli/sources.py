@@ -192,3 +192,12 @@ def bytes_text(count: float) -> str:
             return f"{count:.3g} {unit}"
         count /= 1000
     return f"{count:.3g} GB"
+
+
+def full_inference_text(predicted: float) -> str:
+    """That a plan has no windows, and why.
+
+    Args:
+        predicted: the speedup that windows would give.
+    """
+    return f"Runs as full inference: windows are predicted to give only {predicted:.2f}x"
