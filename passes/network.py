@@ -279,3 +279,18 @@ def static_shape(tensor: gs.Tensor) -> tuple[int, ...] | None:
     if shape is None or any(not isinstance(d, int) for d in shape):
         return None
     return tuple(shape)
+
+
+def bypass(node: gs.Node) -> None:
+    """Let the readers of a node's result read its first input."""
+    source, result = node.inputs[0], node.outputs[0]
+    for consumer in list(result.outputs):
+        for index, tensor in enumerate(consumer.inputs):
+            if tensor is result:
+                consumer.inputs[index] = source
+
+
+def cleaned(net: Network) -> Network:
+    """Without nodes that nothing reads, in topological order."""
+    net.graph.cleanup(remove_unused_graph_inputs=False).toposort()
+    return net

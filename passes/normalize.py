@@ -5,7 +5,7 @@ import onnx_graphsurgeon as gs
 
 from krypton_onnx.errors import KryptonError
 from krypton_onnx.passes import network
-from krypton_onnx.passes.network import Array, Network, describe, static_shape, values
+from krypton_onnx.passes.network import Array, Network, bypass, cleaned, describe, static_shape, values
 
 
 def remove_inference_noops(net: Network) -> Network:
@@ -22,8 +22,8 @@ def remove_inference_noops(net: Network) -> Network:
         mask_used = len(node.outputs) > 1 and (node.outputs[1].outputs or id(node.outputs[1]) in outputs)
         # A graph output keeps its name, and so the node that makes it.
         if node.op in ("Identity", "Dropout") and not mask_used and id(node.outputs[0]) not in outputs:
-            _bypass(node)
-    return _cleaned(net)
+            bypass(node)
+    return cleaned(net)
 
 
 def _refuse_training(node: gs.Node) -> None:
@@ -48,7 +48,7 @@ def fold_zero_pads(net: Network) -> Network:
             own = conv.attrs.get("pads", [0] * len(pads))
             conv.attrs["pads"] = [a + b for a, b in zip(own, pads, strict=True)]
             conv.inputs[0] = node.inputs[0]
-    return _cleaned(net)
+    return cleaned(net)
 
 
 def zero_padding(node: gs.Node) -> list[int] | None:
@@ -101,7 +101,7 @@ def fold_batch_norm(net: Network) -> Network:
         conv.inputs = [conv.inputs[0], *folded]
         conv.outputs = [node.outputs[0]]
         node.outputs.clear()
-    return _cleaned(net)
+    return cleaned(net)
 
 
 def _folded_weights(conv: gs.Node, norm: gs.Node) -> tuple[Array, Array] | None:
@@ -115,16 +115,3 @@ def _folded_weights(conv: gs.Node, norm: gs.Node) -> tuple[Array, Array] | None:
     factor = gamma / np.sqrt(variance + norm.attrs.get("epsilon", 1e-5))
     folded = weight * factor.reshape(-1, *[1] * (weight.ndim - 1))
     return folded.astype(dtype), ((bias - mean) * factor + beta).astype(dtype)
-
-
-def _bypass(node: gs.Node) -> None:
-    source, result = node.inputs[0], node.outputs[0]
-    for consumer in list(result.outputs):
-        for index, tensor in enumerate(consumer.inputs):
-            if tensor is result:
-                consumer.inputs[index] = source
-
-
-def _cleaned(net: Network) -> Network:
-    net.graph.cleanup(remove_unused_graph_inputs=False).toposort()
-    return net

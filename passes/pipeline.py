@@ -23,11 +23,28 @@ from krypton_onnx.passes.network import Network, Notes, static_shape
 from krypton_onnx.passes.normalize import fold_batch_norm, fold_zero_pads, remove_inference_noops
 from krypton_onnx.passes.per_query import query_shape
 from krypton_onnx.passes.planner import Layout, batch_for, one_query_reason, plan_layout
+from krypton_onnx.passes.rearrange import (
+    depth_to_space_by_blocks,
+    merge_transposes,
+    name_regroupings,
+    part_slices,
+    split_into_slices,
+)
 from krypton_onnx.passes.regions import Regions, analyse_regions
 from krypton_onnx.passes.static_shapes import static_shapes
 from krypton_onnx.plan import FORMAT, Memory, Plan, Source, TensorInfo, WindowClasses
 
-TRANSFORMS = (static_shapes, remove_inference_noops, gather_repeats, fold_zero_pads, fold_batch_norm)
+TRANSFORMS = (
+    static_shapes,
+    remove_inference_noops,
+    split_into_slices,
+    part_slices,
+    merge_transposes,
+    name_regroupings,
+    gather_repeats,
+    fold_zero_pads,
+    fold_batch_norm,
+)
 """The normalization, in order. After each the graph is checked and its shapes are inferred anew."""
 
 _FLOAT32 = float(np.finfo(np.float32).eps)
