@@ -1,8 +1,8 @@
 """Predicting what a query costs, in full inference and with windows: the arithmetic and the bytes of every node.
 
 The constants were fitted to the measured times of the seven models of the README, on two cores of a server's CPU, and
-meet them within a tenth. Only quotients of predictions are used, and no machine is asked, so that a plan is the same
-wherever it is made.
+meet them within about a tenth. Only quotients of predictions are used, and no machine is asked, so that a plan is the
+same wherever it is made.
 """
 
 import math
@@ -27,13 +27,16 @@ _DEPTHWISE_FLOP = 28e-12
 _NARROW_FLOP = 2.5e-12
 """What an operation costs more in a window of one column; in wider ones as much less as they are wider."""
 
-_BYTE = 7.6e-12
+_BYTE = 7.5e-12
 """Seconds for a byte that a node reads or writes, mostly in a cache."""
 
-_READ_BYTE = 230e-12
+_READ_BYTE = 220e-12
 """Seconds for a byte that is read through the overlay: gathered, transposed, and brought into place before."""
 
-_FUSED = frozenset({"Relu", "LeakyRelu", "Clip", "Sigmoid", "HardSigmoid", "HardSwish", "Add"})
+_READ_CELL = 7e-9
+"""Seconds for the index of a cell that is read."""
+
+_FUSED = frozenset({"Relu", "LeakyRelu", "Clip", "Sigmoid", "Tanh", "HardSigmoid", "Add"})
 """Operators that runtimes compute together with the convolution before them."""
 
 Sizes = tuple[float, float]
@@ -70,7 +73,7 @@ def predict(
         regions: its analysis.
         shares: by name, the exact mean region's share of the map, for tensors that have a region.
         windows: by name, the mean window of the tensors that are computed in windows.
-        reads: bytes that the mean query reads through the overlay.
+        reads: seconds that the mean query takes to read through the overlay.
     """
     full = incremental = arithmetic = exact = 0.0
     for node in net.graph.nodes:
@@ -85,17 +88,28 @@ def predict(
             incremental += seconds
         arithmetic += flops(node)
         exact += flops(node) * shares.get(result, 1.0)
-    return Prediction(full, incremental + reads * _READ_BYTE, arithmetic / exact if exact else 1.0)
+    return Prediction(full, incremental + reads, arithmetic / exact if exact else 1.0)
 
 
-def read_bytes(views: Sequence[View], windows: Sequence[Sizes]) -> float:
-    """Bytes that a query reads through the overlay, the plan's windows having these sizes."""
+def read_seconds(views: Sequence[View], windows: Sequence[Sizes]) -> float:
+    """What a query reads through the overlay takes, the plan's windows having these sizes."""
     total = 0.0
     for view in views:
         for read in view.reads:
             rows, cols = (view.rows, view.cols) if read.window is None else windows[read.window]
             cells = int(read.rows.count(math.ceil(rows)) * read.cols.count(math.ceil(cols)))
-            total += cells * view.channels * np.dtype(view.dtype).itemsize
+            cell_bytes = view.channels * np.dtype(view.dtype).itemsize
+            total += cells * (cell_bytes * _READ_BYTE + _READ_CELL)
+    return total
+
+
+def streamed_bytes(net: Network, regions: Regions) -> int:
+    """Bytes of the weights of products with one row a query, which nothing but a batch lets be used twice."""
+    total = 0
+    for node in net.graph.nodes:
+        shape = static_shape(node.outputs[0])
+        if node.op in ("Gemm", "MatMul") and node.outputs[0].name in regions.states and shape:
+            total += static_bytes(node.inputs[1]) if math.prod(shape[:-1]) == 1 else 0
     return total
 
 

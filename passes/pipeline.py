@@ -16,6 +16,7 @@ from krypton_onnx.passes import network
 from krypton_onnx.passes.batch_axes import batch_axes
 from krypton_onnx.passes.build_base import base_peak, build_base
 from krypton_onnx.passes.build_incremental import build_incremental
+from krypton_onnx.passes.cost import streamed_bytes
 from krypton_onnx.passes.free_batch import free_batch
 from krypton_onnx.passes.idioms import gather_repeats
 from krypton_onnx.passes.load import MAX_CELLS, load
@@ -149,7 +150,7 @@ def compile_graphs(
         net = free_batch(net, batch.axes, windowed)
     base = build_base(net, layout)
     incremental, peak = build_incremental(net, layout, patch, moving, None if one_query else batch)
-    query_bytes = peak.window + peak.dense
+    batch_size = batch_for(peak.window + peak.dense, streamed_bytes(net, regions), full_inference=layout.full_inference)
     plan = Plan(
         format=FORMAT,
         compiler=version,
@@ -160,7 +161,7 @@ def compile_graphs(
         outputs=tuple(TensorInfo(t.name, np.dtype(t.dtype).name, query_shape(t)) for t in net.graph.outputs),
         output_windows=tuple(layout.window_of.get(t.name) for t in net.graph.outputs),
         patch=patch,
-        batch=1 if one_query else batch_for(query_bytes, full_inference=layout.full_inference),
+        batch=1 if one_query else batch_size,
         program=layout.program,
         windows=layout.windows,
         views=layout.views,

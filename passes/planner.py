@@ -16,7 +16,7 @@ from krypton_onnx import geometry
 from krypton_onnx.geometry import Program, Sliding, Step, unchanged
 from krypton_onnx.passes import network
 from krypton_onnx.passes.batch_axes import BatchAxes
-from krypton_onnx.passes.cost import Prediction, predict, read_bytes
+from krypton_onnx.passes.cost import Prediction, predict, read_seconds
 from krypton_onnx.passes.flops import flops
 from krypton_onnx.passes.network import Network, describe, outputs, static_shape
 from krypton_onnx.passes.operators import Axes, WindowRule
@@ -40,16 +40,19 @@ SURE_BOUND = 1.5
 LONELY_SHARE = 0.8
 """Where this share of a query's arithmetic has lost the batch axis, batches gain nothing."""
 
-BATCH_BYTES = 40_000_000
+BATCH_BYTES = 20_000_000
 """Activations of a batch. Less spreads the cost of index arithmetic over too few queries, more leaves the caches."""
 
-_SHORT_FLOATS = frozenset({"bfloat16"})
+STREAMED_SHARE = 0.2
+"""So many bytes more for each byte of weights that a batch reads once, however many queries it has."""
 
 BATCHES = (8, 16, 32, 64)
 """Queries per run, the one that comes nearest to BATCH_BYTES."""
 
 DENSE_BATCHES = (1, 2, 4, 8, 16, 32)
 """The same for full inference, which has no index arithmetic to spread."""
+
+_SHORT_FLOATS = frozenset({"bfloat16"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +132,7 @@ def _predicted(
     steps = {name: state.step for name, state in regions.states.items() if isinstance(state, Windowed)}
     shares = {name: areas[step] / math.prod(program[step].extents) for name, step in steps.items()}
     of_tensor = {name: mean[window] for name, window in window_of.items()}
-    return predict(net, regions, shares, of_tensor, read_bytes(views, mean))
+    return predict(net, regions, shares, of_tensor, read_seconds(views, mean))
 
 
 def _mean_windows(program: Program, windows: tuple[Window, ...], patch: tuple[int, int]) -> list[tuple[float, float]]:
@@ -166,10 +169,17 @@ def one_query_reason(net: Network, layout: Layout, batch: BatchAxes, patch: tupl
     return next(iter(batch.lost.values())) if alone > LONELY_SHARE * (alone + together) else None
 
 
-def batch_for(query_bytes: int, *, full_inference: bool) -> int:
-    """Queries per run, for a model whose activations take so many bytes a query."""
+def batch_for(query_bytes: int, streamed: int, *, full_inference: bool) -> int:
+    """Queries per run.
+
+    Args:
+        query_bytes: that the activations take a query.
+        streamed: bytes of weights that a run reads once.
+        full_inference: whether nothing is computed in windows.
+    """
     batches = DENSE_BATCHES if full_inference else BATCHES
-    return min(batches, key=lambda batch: abs(math.log(batch * max(query_bytes, 1) / BATCH_BYTES)))
+    wanted = BATCH_BYTES + STREAMED_SHARE * streamed
+    return min(batches, key=lambda batch: abs(math.log(batch * max(query_bytes, 1) / wanted)))
 
 
 def largest_windows(layout: Layout, patch: tuple[int, int]) -> list[tuple[int, int]]:
