@@ -26,6 +26,7 @@ from krypton_onnx.passes.per_query import query_shape
 from krypton_onnx.passes.planner import Layout, batch_for, one_query_reason, plan_layout
 from krypton_onnx.passes.rearrange import (
     depth_to_space_by_blocks,
+    keep_axes_of_products,
     merge_transposes,
     name_regroupings,
     part_slices,
@@ -43,6 +44,7 @@ TRANSFORMS = (
     merge_transposes,
     name_regroupings,
     gather_repeats,
+    keep_axes_of_products,
     fold_zero_pads,
     fold_batch_norm,
 )

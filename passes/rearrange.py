@@ -288,3 +288,51 @@ def _constants(name: str, numbers: dict[str, Array]) -> list[gs.Constant]:
 def _insert(net: Network, node: gs.Node, added: gs.Node) -> None:
     # list.index would compare by value
     net.graph.nodes.insert(next(i for i, other in enumerate(net.graph.nodes) if other is node), added)
+
+
+# --------------------------------------------------------------------------------------------------- products
+
+
+def keep_axes_of_products(net: Network) -> Network:
+    """Let a Gemm of merged axes be a product that keeps them.
+
+    Before: ``x → Reshape [197, 96] → Gemm(W, b) → Reshape [197, 1, 96]``.
+    After: ``x → Reshape [197, 1, 96] → MatMul(W) → Add(b)``. Tokens and images, once merged, could not be told apart.
+    """
+    results = {id(t) for t in net.graph.outputs}
+    for node in list(net.graph.nodes):
+        last = _unmerging(node, results)
+        weight = None if last is None else values(node.inputs[1])
+        if last is None or weight is None:
+            continue
+        result, addend = last.outputs[0], network.input_or_none(node, 2)
+        matrix = np.asarray(weight).T if node.attrs.get("transB", 0) else np.asarray(weight)
+        shape = np.array([*(static_shape(result) or ())[:-1], matrix.shape[0]], np.int64)
+        name = network.fresh_name(net.graph, f"{result.name}/kept")
+        target, factor = _constants(name, {"shape": shape, "matrix": matrix})
+        rows = gs.Variable(name, result.dtype, list(shape))
+        last.outputs.clear()
+        merged = node.inputs[0].inputs[0]
+        _insert(net, node, gs.Node("Reshape", rows.name, {}, [merged.inputs[0], target], [rows]))
+        product = result if addend is None else gs.Variable(f"{name}/product", result.dtype, list(result.shape))
+        _insert(net, node, gs.Node("MatMul", product.name, {}, [rows, factor], [product]))
+        if addend is not None:
+            _insert(net, node, gs.Node("Add", result.name, {}, [product, addend], [result]))
+    return cleaned(net)
+
+
+def _unmerging(node: gs.Node, results: set[int]) -> gs.Node | None:
+    """The Reshape behind a plain Gemm of merged axes, if it leaves the last axis and nothing else reads the Gemm."""
+    plain = all(node.attrs.get(name, usual) == usual for name, usual in (("alpha", 1), ("beta", 1), ("transA", 0)))
+    if node.op != "Gemm" or not plain or [p.op for p in node.inputs[0].inputs] != ["Reshape"]:
+        return None
+    product = node.outputs[0]
+    if [c.op for c in product.outputs] != ["Reshape"] or product.outputs[0].inputs[0] is not product:
+        return None
+    addend = network.input_or_none(node, 2)
+    before, after = static_shape(product), static_shape(product.outputs[0].outputs[0])
+    if id(product) in results or before is None or after is None or len(after) < 3 or after[-1] != before[-1]:
+        return None
+    # one addend a row would have to be unmerged as well
+    fits = addend is None or (static_shape(addend) or (2, 2))[:-1] in ((), (1,))
+    return product.outputs[0] if fits else None
