@@ -1,13 +1,11 @@
 """Transform: let nodes that an export fixes to one image carry any number of queries."""
 
-from collections import Counter
-
 import numpy as np
 import onnx_graphsurgeon as gs
 
 from krypton_onnx.passes import network
 from krypton_onnx.passes.batch_operands import known_integers
-from krypton_onnx.passes.network import Array, Network, static_shape, values
+from krypton_onnx.passes.network import Array, Names, Network, static_shape, values
 
 _END = np.iinfo(np.int64).max
 
@@ -39,7 +37,7 @@ class _Freeing:
     def __init__(self, graph: gs.Graph, axes: dict[str, int]) -> None:
         self.axes = axes
         self.nodes: list[gs.Node] = []
-        self._names = Counter(list(graph.tensors()))
+        self._names = Names(graph)
 
     def free(self, node: gs.Node) -> None:
         match node.op:
@@ -116,9 +114,7 @@ class _Freeing:
         return network.constant(self._name(node, "batch"), array)
 
     def _name(self, node: gs.Node, what: str) -> str:
-        wanted = f"{node.outputs[0].name}/{what}"
-        self._names[wanted] += 1
-        return wanted if self._names[wanted] == 1 else f"{wanted}.{self._names[wanted]}"
+        return self._names.fresh(f"{node.outputs[0].name}/{what}")
 
 
 def _is_free(node: gs.Node, before: int, after: int) -> bool:
