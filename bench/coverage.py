@@ -191,7 +191,8 @@ def page(rows: Iterable[Row]) -> str:
             f"Written by `python bench/coverage.py`, commit {commit()}; do not edit.",
             f"Measured on {'; '.join(sorted({row.machine for row in listed}))}.",
             "",
-            f"{len(listed)} models: {len(listed) - failed} run, {failed} fail; {inexact} of those that run are not exact; "
+            f"{len(listed)} models: {len(listed) - failed} run, {failed} fail; "
+            f"{inexact} of those that run are not exact; "
             f"{faster} are at least as fast as full inference.",
             "",
             LEGEND,

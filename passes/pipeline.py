@@ -25,7 +25,6 @@ from krypton_onnx.passes.normalize import fold_batch_norm, fold_zero_pads, remov
 from krypton_onnx.passes.per_query import query_shape
 from krypton_onnx.passes.planner import Layout, batch_for, one_query_reason, plan_layout
 from krypton_onnx.passes.rearrange import (
-    depth_to_space_by_blocks,
     keep_axes_of_products,
     merge_transposes,
     name_regroupings,

@@ -241,46 +241,6 @@ def _permute_channels(net: Network, node: gs.Node, source: gs.Tensor, table: Arr
 # ------------------------------------------------------------------------------------------- DepthToSpace
 
 
-def depth_to_space_by_blocks(net: Network) -> Network:
-    """Let every DepthToSpace take blocks first (DCR): channels go into that order before.
-
-    Before: ``Conv(W) → DepthToSpace(CRD)``. After: ``Conv(W in another order) → DepthToSpace(DCR)``, or, where others
-    read the convolution, ``Gather(channels) → DepthToSpace(DCR)``.
-    """
-    results = {id(t) for t in net.graph.outputs}
-    for node in list(net.graph.nodes):
-        shape = static_shape(node.inputs[0]) if node.op == "DepthToSpace" else None
-        if shape is None or node.attrs.get("mode", "DCR") != "CRD":
-            continue
-        cells = node.attrs["blocksize"] ** 2
-        table = np.arange(shape[1]).reshape(shape[1] // cells, cells)
-        node.attrs["mode"] = "DCR"
-        if not _order_weights(net, node.inputs[0], table.T.reshape(-1), results):
-            name = network.fresh_name(net.graph, f"{node.outputs[0].name}/by_block")
-            ordered = gs.Variable(name, node.inputs[0].dtype, list(shape))
-            gather = gs.Node("Gather", name, {}, [], [ordered])
-            _insert(net, node, gather)
-            _permute_channels(net, gather, node.inputs[0], table)
-            node.inputs[0] = ordered
-    return cleaned(net)
-
-
-def _order_weights(net: Network, result: gs.Tensor, order: Array, results: set[int]) -> bool:
-    """Give the convolution that makes `result` another order of channels, if nothing else reads it."""
-    conv = result.inputs[0] if result.inputs else None
-    if conv is None or conv.op != "Conv" or conv.attrs.get("group", 1) != 1:
-        return False
-    if len(result.outputs) != 1 or id(result) in results:
-        return False
-    known = [values(t) for t in conv.inputs[1:] if not network.is_absent(t)]
-    if any(k is None for k in known):
-        return False
-    for index, (array, what) in enumerate(zip(known, ("weight", "bias"), strict=False), 1):
-        name = network.fresh_name(net.graph, f"{result.name}/{what}_by_block")
-        conv.inputs[index] = network.constant(name, np.asarray(array)[order])
-    return True
-
-
 def _constants(name: str, numbers: dict[str, Array]) -> list[gs.Constant]:
     return [network.constant(f"{name}/{what}", array) for what, array in numbers.items()]
 
