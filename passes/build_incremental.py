@@ -102,9 +102,8 @@ class _Builder:
                 window = self.overlay.blend(source, box, maps, f"{result.name}/window")  # type: ignore[arg-type]
             case Form.PICK:
                 raw, maps = self._run(node, rule, box, f"{result.name}/raw"), (rule.rows, rule.cols)
-                kind = np.dtype(result.dtype).name
-                name = f"{result.name}/window"
-                window = self.overlay.pick(raw, box, maps, shape[1], kind, name)  # type: ignore[arg-type]
+                name, channels = f"{result.name}/window", shape[rule.axes.channel]
+                window = self.overlay.pick(raw, rule.axes, box, maps, channels, name)  # type: ignore[arg-type]
             case Form.RUN:
                 window = self._run(node, rule, box, f"{result.name}/window")
                 cell_bytes = shape[rule.axes.channel] * np.dtype(result.dtype).itemsize
@@ -158,10 +157,20 @@ class _Builder:
         # Subgraphs name outer tensors without listing them as inputs.
         captured = {name: self._available(name) for name in used_names(node) if name in self.tensors}
         inputs = [t.copy() if network.is_absent(t) else captured[t.name] for t in node.inputs]
+        if node.op == "Resize" and node.attrs.get("mode") == "cubic":
+            inputs[0] = self._behind_a_barrier(inputs[0], node.inputs[0])
         outputs = [gs.Variable(t.name, t.dtype) for t in node.outputs]
         self.emitter.nodes.append(node.copy(inputs=inputs, outputs=outputs, tensor_map=captured))
         self.emitter.sizes.update({t.name: Bytes(dense=static_bytes(t)) for t in node.outputs})
         self.full.update({t.name: t for t in outputs})
+
+    def _behind_a_barrier(self, tensor: gs.Tensor, source: gs.Tensor) -> gs.Tensor:
+        """The same, but ONNX Runtime cannot move a Transpose before it behind what follows.
+
+        Behind a cubic Resize it does so, and then has no kernel for the order of axes that it has made.
+        """
+        shape = np.array([-1, *(static_shape(source) or ())[1:]], np.int64)
+        return self.emitter.op("Reshape", tensor, self.emitter.constant(shape), name=f"{source.name}/kept_in_order")
 
     def _available(self, name: str) -> gs.Tensor:
         return self._whole(name) if name in self.moving else self._still(self.tensors[name])

@@ -35,6 +35,23 @@ def _refuse_training(node: gs.Node) -> None:
         raise KryptonError(f"The {describe(node)} is exported in training mode: export the model for inference.")
 
 
+def pad_every_axis(net: Network) -> Network:
+    """Let a Pad state its amounts for all axes: ONNX Runtime's optimizer misreads those that it states for some.
+
+    Before: ``Pad(x, [1, 2, 3, 4], axes=[2, 3])``. After: ``Pad(x, [0, 0, 1, 2, 0, 0, 3, 4])``.
+    """
+    taken = network.Names(net.graph)
+    for node in net.graph.nodes:
+        shape = static_shape(node.inputs[0]) if node.op == "Pad" else None
+        axes, amounts = (values(t) if (t := network.input_or_none(node, i)) else None for i in (3, 1))
+        if node.op == "Pad" and shape is not None and axes is not None and amounts is not None:
+            pads = np.zeros((2, len(shape)), np.int64)
+            pads[:, np.asarray(axes, np.int64) % len(shape)] = np.reshape(amounts, (2, -1))
+            name = taken.fresh(f"{node.outputs[0].name}/pads")
+            node.inputs = [node.inputs[0], network.constant(name, pads.reshape(-1)), *node.inputs[2:3]]
+    return net
+
+
 def fold_zero_pads(net: Network) -> Network:
     """Merge a zero Pad of rows and columns into the convolutions that read it.
 
@@ -64,17 +81,10 @@ def constant_padding(node: gs.Node) -> tuple[list[int], float] | None:
     shape = static_shape(node.inputs[0]) if node.op == "Pad" else None
     if shape is None or len(shape) != 4 or node.attrs.get("mode", "constant") != "constant":
         return None
-    amounts = values(node.inputs[1])
-    axes = network.input_or_none(node, 3)
+    pads = values(node.inputs[1])
     fill = network.input_or_none(node, 2)
-    known_axes = np.arange(4) if axes is None else values(axes)
     known_fill = np.zeros(()) if fill is None else values(fill)
-    if amounts is None or known_axes is None or known_fill is None:
-        return None
-    pads = np.zeros(8, np.int64)
-    places = np.asarray(known_axes, np.int64) % 4
-    pads[np.concatenate([places, places + 4])] = amounts
-    if pads[[0, 1, 4, 5]].any():
+    if pads is None or known_fill is None or network.input_or_none(node, 3) is not None or pads[[0, 1, 4, 5]].any():
         return None
     return [int(p) for p in pads[[2, 3, 6, 7]]], float(np.asarray(known_fill).reshape(()))
 

@@ -179,15 +179,16 @@ class Overlay:
         return self._ordered(both, source.axes, name, memory)
 
     def pick(
-        self, raw: gs.Variable, target: Box, maps: tuple[Expanding, Expanding], channels: int, dtype: str, name: str
+        self, raw: gs.Variable, axes: Axes, target: Box, maps: tuple[Expanding, Expanding], channels: int, name: str
     ) -> gs.Variable:
         """The cells of `target` out of a map [Q, C, raw rows, raw columns] that holds more.
 
         Args:
             raw: what an expanding operator makes of the cells that `target` reads.
+            axes: of that map and of the result.
             target: the box that is wanted.
-            maps: how the operator expands, along each axis.
-            channels, dtype: of the map.
+            maps: how the operator expands rows and columns.
+            channels: of the map.
             name: of the result.
         """
         counts = [axis.raw_count(n) for axis, n in zip(maps, target.sizes, strict=True)]
@@ -198,10 +199,10 @@ class Overlay:
         ]
         with self.emitter.scope(f"{name}/index"):
             index = geometry.window_index(reads[0], reads[1], self._query * counts[0] * counts[1], self.xp)
-        cell_bytes = channels * np.dtype(dtype).itemsize
-        table = self._rows(raw, NCHW, channels, f"{name}/raw")
-        cells = self._gather(table, index, f"{name}/cells", target.memory(cell_bytes), target.memory(_INDEX_BYTES))
-        return self._ordered(cells, NCHW, name, target.memory(cell_bytes))
+        memory = target.memory(channels * np.dtype(raw.dtype).itemsize)
+        table = self._rows(raw, axes, channels, f"{name}/raw")
+        cells = self._gather(table, index, f"{name}/cells", memory, target.memory(_INDEX_BYTES))
+        return self._ordered(cells, axes, name, memory)
 
     def read_constant(self, values: Array, axes: Axes, target: Box, name: str) -> gs.Variable:
         """The part of a constant map [1, C, H, W], or in another order, that lies in a box."""

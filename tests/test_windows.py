@@ -227,3 +227,44 @@ def test_upsampling_by_tiling_a_new_axis(tmp_path: Path, turned: bool) -> None:
         {"k0": np.array([3]), "k1": np.array([1, 1, 1, 2, 1]), "k2": shape},
     )
     assert "z" in answers_exactly(net(layer), tmp_path)
+
+
+TURNED = {
+    "DepthToSpace": one("DepthToSpace", blocksize=2)[0],
+    "SpaceToDepth": [
+        node("Slice", ["x", "k0", "k1", "k2"], ["s"]),
+        node("SpaceToDepth", ["s"], ["z"], blocksize=2),
+    ],
+    "ConvTranspose": [node("ConvTranspose", ["x", "k3"], ["z"], strides=[2, 1], kernel_shape=[3, 2])],
+}
+
+
+@pytest.mark.parametrize("name", TURNED)
+def test_expanding_and_shrinking_where_rows_and_columns_have_changed_places(name: str, tmp_path: Path) -> None:
+    around = [
+        node("Transpose", ["x"], ["turned"], perm=[0, 1, 3, 2]),
+        node("Transpose", ["result"], ["z"], perm=[0, 1, 3, 2]),
+    ]
+    renamed = {"x": "turned", "z": "result"}
+    middle = []
+    for made in TURNED[name]:
+        new = onnx.NodeProto()
+        new.CopyFrom(made)
+        new.input[:] = [renamed.get(i, i) for i in made.input]
+        new.output[:] = [renamed.get(o, o) for o in made.output]
+        middle.append(new)
+    weights = {"k0": np.array([1]), "k1": np.array([H]), "k2": np.array([3]), "k3": normal(C, C, 3, 2)}
+    model = net(([around[0], *middle, around[1]], weights), channels=CHANNELS.get(name, C))
+    assert {"result", "z"} <= answers_exactly(model, tmp_path)
+
+
+def test_what_onnx_runtimes_optimizer_would_break_behind_a_transpose(tmp_path: Path) -> None:
+    """A dense Pad that names its axes, and a cubic Resize: the Transpose of their input would be moved behind them."""
+    dense = [
+        node("Concat", ["x", "x"], ["wide"], axis=3),
+        node("Pad", ["wide", "k0", "", "k1"], ["padded"]),
+        node("Resize", ["padded", "", "", "k2"], ["small"], mode="cubic"),
+        node("Transpose", ["small"], ["z"], perm=[0, 1, 3, 2]),
+    ]
+    weights = {"k0": np.array([1, 1, 0, 1]), "k1": np.array([1, 3]), "k2": np.array([1, C + 1, 17, 21])}
+    answers_exactly(net((dense, weights), channels=C + 1, opset=18), tmp_path)

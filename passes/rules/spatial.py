@@ -24,14 +24,13 @@ _RANK = 4
 
 
 def _pad(node: gs.Node, axes: Axes, moving: frozenset[str]) -> Rule:
-    amounts, places = numbers(node, 1), _axes_of(node, 3)
-    if amounts is None or places is None or moving_beyond(node, moving):
+    amounts = numbers(node, 1)
+    if amounts is None or network.input_or_none(node, 3) is not None or moving_beyond(node, moving):
         return NoRule("its padding is computed")
     mode = node.attrs.get("mode", "constant")
     size = static_shape(node.inputs[0]) or ()
-    half = len(amounts) // 2
     maps: dict[int, AxisMap] = {}
-    for axis, begin, end in zip(places, amounts[:half].tolist(), amounts[half:].tolist(), strict=True):
+    for axis, (begin, end) in enumerate(zip(amounts[:_RANK].tolist(), amounts[_RANK:].tolist(), strict=True)):
         if not begin and not end:
             continue
         if axis not in axes.spatial:
