@@ -120,7 +120,7 @@ def fill(row: Row, path: Path, seconds: float) -> None:
     found = inspect_model(path, patch=PATCH, stride=STRIDE)
     row.windowed = sum(tensor.windowed for tensor in found.tensors)
     row.dense, row.bound = len(found.tensors) - row.windowed, found.bound
-    row.end = next((f"{entry.node}: {entry.reason}" for entry in artifact.plan.dense), None)
+    row.end = next((f"{entry.reason}: {entry.node}" for entry in artifact.plan.dense), None)
     row.share = max(check.share for check in kx.verify(path, artifact, queries=16))
     row.queries = affordable(path, artifact.plan, seconds)
     result = benchmark(path, artifact, patch=PATCH, stride=STRIDE, queries=row.queries, repeats=REPEATS)
@@ -142,8 +142,10 @@ def affordable(path: Path, plan: Plan, seconds: float) -> int:
 
 def note(plan: Plan) -> str:
     """What is unusual about how the graph runs."""
-    if not plan.windows:
-        return "full inference"
+    if plan.full_inference:
+        return f"full inference: windows are predicted to gain {plan.predicted_speedup:.2f}×"
+    if plan.one_query:
+        return "one query a run"
     return "one query at a time where windows end" if plan.per_query else ""
 
 

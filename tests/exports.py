@@ -54,7 +54,7 @@ _SMALL = 256
 _MANY = 16
 """A channel needs this many values for its mean to mean anything."""
 _OF_VECTORS = 0.3
-_IMAGES = 4
+_IMAGES = 2
 _OF_MEANS = 0.3
 _OF_VECTORS = 0.3
 """A random net tends to chaos: with all of each channel's mean taken away, or with gates and logits of variance one,
