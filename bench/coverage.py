@@ -26,6 +26,8 @@ from krypton_onnx import models
 from krypton_onnx.benchmark import benchmark, machine
 from krypton_onnx.errors import KryptonError
 from krypton_onnx.inspection import inspect_model
+from krypton_onnx.passes.pipeline import normalized
+from krypton_onnx.passes.regions import Dense
 from krypton_onnx.plan import Plan
 from krypton_onnx.random_inputs import random_images
 from krypton_onnx.runtime.engine import Engine
@@ -61,7 +63,7 @@ class Row:
         opset: of the standard domain.
         machine: where it was measured.
         windowed, dense: operators.
-        end: where windows end, and why.
+        end: where windows end, or would end if they were worth their cost, and why.
         bound: on the speedup.
         share: worst share of what exact allows.
         speedup: full inference's time ÷ ours.
@@ -108,7 +110,7 @@ def measured(name: str, seconds: float) -> Row:
         try:
             fill(row, path, seconds)
         except Exception as error:  # a row says what went wrong, whatever it was
-            row.error = sentence(error)
+            row.error = sentence(error).replace(str(path), path.name)
     gc.collect()
     return row
 
@@ -120,12 +122,21 @@ def fill(row: Row, path: Path, seconds: float) -> None:
     found = inspect_model(path, patch=PATCH, stride=STRIDE)
     row.windowed = sum(tensor.windowed for tensor in found.tensors)
     row.dense, row.bound = len(found.tensors) - row.windowed, found.bound
-    row.end = next((f"{entry.reason}: {entry.node}" for entry in artifact.plan.dense), None)
+    row.end = ending(path, artifact.plan)
     row.share = max(check.share for check in kx.verify(path, artifact, queries=16))
     row.queries = affordable(path, artifact.plan, seconds)
     result = benchmark(path, artifact, patch=PATCH, stride=STRIDE, queries=row.queries, repeats=REPEATS)
     row.speedup, row.batch = result.speedup, result.batch
     row.full, row.ours = result.full.per_query * 1e3, result.incremental.per_query * 1e3
+
+
+def ending(path: Path, plan: Plan) -> str | None:
+    """Where windows end first, or would end if they were worth their cost, and why; None if nowhere."""
+    if not plan.full_inference:
+        return next((f"{entry.reason}: {entry.node}" for entry in plan.dense), None)
+    _, regions = normalized(path)
+    without = (state for state in regions.states.values() if isinstance(state, Dense))
+    return next((f"{state.reason}: {state.node}" for state in without), None)
 
 
 def affordable(path: Path, plan: Plan, seconds: float) -> int:
@@ -168,7 +179,7 @@ def line(row: Row) -> str:
         "" if row.bound is None else f"{row.bound:.2f}×",
         exact,
         "" if row.speedup is None else f"{row.speedup:.2f}×",
-        f"**failed**: {short(row.error, 2 * LONGEST)}" if row.error else row.note,
+        f"**failed**: {short(row.error, 3 * LONGEST)}" if row.error else row.note,
     )
     return f"| {' | '.join(str(cell) for cell in cells)} |"
 

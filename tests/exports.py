@@ -4,7 +4,7 @@ Each file in `tests/exports/` is an export whose learnt weights were removed: th
 and element type and holds no data. The scripts beside the files made them. Nine old exports, opset 9 with weights made
 by ConstantOfShape nodes, come from the `onnx` wheel itself.
 
-Weights are drawn while the model runs node by node on one random image: each convolution or matrix product is scaled
+Weights are drawn while the model runs node by node on a few random images: each convolution or matrix product is scaled
 so that what it gives has variance one, each BatchNormalization gets the statistics of what it sees. So activations stay
 of order one through the deepest net, as in a trained one, and an occlusion moves the outputs.
 """
@@ -53,7 +53,6 @@ _ZERO_POINT = {
 _SMALL = 256
 _MANY = 16
 """A channel needs this many values for its mean to mean anything."""
-_OF_VECTORS = 0.3
 _IMAGES = 2
 _OF_MEANS = 0.3
 _OF_VECTORS = 0.3
