@@ -44,7 +44,8 @@ class BoxScore(NamedTarget):
         coordinates: of a box: "xyxy" (x0, y0, x1, y1), "yxyx", "xywh" (corner and size) or "cxcywh" (centre and
             size); the yolo heads have "cxcywh" unless told.
         normalized: whether coordinates are shares of the image's width and height, in place of pixels.
-        activation: what turns scores into probabilities, if the model does not: "sigmoid", or "softmax" over classes.
+        activation: what turns scores into probabilities, if the model does not: "sigmoid", of "yolov5" also how sure an
+            object is there; or "softmax" over the classes, for "yolov8" and "scores".
         min_iou: boxes that overlap less than this count as elsewhere.
     """
 
@@ -61,18 +62,18 @@ class BoxScore(NamedTarget):
     def score(self, setting: Setting) -> Score:
         """See `NamedTarget.score`."""
         self._check()
-        names = self._names(setting)
-        own = self._detections({name: setting.output(name) for name in names}, names, setting.image_size)[0]
-        place = _place(self.near, setting.image_size) if self.near is not None else self._best(own)
-        if not _nearest(own, place, self.min_iou) > 0:
+        names, size = self._names(setting), setting.image_size
+        own = [setting.output(name)[0] for name in names]
+        place = _place(self.near, size) if self.near is not None else self._best_box(own, size)
+        if not self._best_score(own, place, size) > 0:
             raise KryptonError(
                 f"The base run has no box of class {self.index} near {place.tolist()}, so that nothing can drop: "
                 "give another place or class, and see that coordinates and normalized suit the model."
             )
 
         def scores(outputs: Mapping[str, Output]) -> NDArray[np.float32]:
-            found = self._detections(outputs, names, setting.image_size)
-            return np.array([_nearest(one, place, self.min_iou) for one in found], np.float32)
+            queries = zip(*(outputs[name] for name in names), strict=True)
+            return np.array([self._best_score(parts, place, size) for parts in queries], np.float32)
 
         return Score(class_index(self.index), scores, self._record(place, names))
 
@@ -88,6 +89,8 @@ class BoxScore(NamedTarget):
                 f"BoxScore must know how the head '{self.head}' writes a box: give coordinates, one of "
                 f"{', '.join(get_args(Coordinates))}, and normalized=True if they are shares of the image."
             )
+        if self.activation == "softmax" and self.head in ("labels", "yolov5"):
+            raise KryptonError(f"The head '{self.head}' has no scores of all classes side by side; omit softmax.")
         if not 0 <= self.min_iou <= 1:
             raise KryptonError(f"BoxScore's min_iou is {self.min_iou}; it must be from 0 to 1.")
 
@@ -100,41 +103,47 @@ class BoxScore(NamedTarget):
             )
         return names
 
-    def _detections(
-        self, outputs: Mapping[str, Output], names: tuple[str, ...], image_size: tuple[int, int]
-    ) -> list["_Boxes"]:
-        """What a batch's outputs say of the class, per query."""
-        parts = [outputs[name] for name in names]
-        return [self._boxes([part[query] for part in parts], image_size) for query in range(len(parts[0]))]
+    def _best_score(self, parts: Sequence[Array], place: Floats, image_size: tuple[int, int]) -> float:
+        """The largest score × nearness of one query; 0 without boxes."""
+        corners, rows = self._detections(parts, image_size)
+        nearness = _nearness(corners, place, self.min_iou)
+        near = nearness > 0  # few of thousands, and only their scores matter
+        return float((self._scores([part[near] for part in rows]) * nearness[near]).max(initial=0.0))
 
-    def _boxes(self, parts: Sequence[Array], image_size: tuple[int, int]) -> "_Boxes":
-        boxes, scores = self._decoded(parts)
+    def _best_box(self, parts: Sequence[Array], image_size: tuple[int, int]) -> Floats:
+        corners, rows = self._detections(parts, image_size)
+        scores = self._scores(rows)
+        if not scores.max(initial=0.0) > 0:
+            raise KryptonError(f"The base run has no box of class {self.index}: give another class.")
+        return np.asarray(corners[np.argmax(scores)])
+
+    def _detections(self, parts: Sequence[Array], image_size: tuple[int, int]) -> tuple[Floats, list[Array]]:
+        """One query's boxes, [N, 4] as (y0, x0, y1, x1) in pixels, and what stands beside each of them, [N, …]."""
+        if self.head.startswith("yolo"):
+            table = self._table(parts[0])
+            boxes, rows = table[:, :4].astype(np.float64), [table[:, 4:]]
+        else:
+            boxes, rows = self._box_rows(parts[0]), list(parts[1:])
+            if any(len(row) != len(boxes) or row.ndim != (2 if self.head == "scores" else 1) for row in rows):
+                self._refuse(parts)
+        scale = np.tile(image_size, 2) if self.normalized else 1.0
+        return _corners(boxes, self.coordinates or "cxcywh") * scale, rows
+
+    def _scores(self, rows: Sequence[Array]) -> Floats:
+        """The class's scores, [N]."""
+        match self.head:
+            case "yolov5":
+                scores = self._of_class(rows[0][:, 1:]) * self._activated(rows[0][:, 0])
+            case "labels":
+                scores = np.where(rows[1] == self.index, self._activated(rows[0]), 0.0)
+            case _:
+                scores = self._of_class(rows[0])
         if (scores < 0).any():
             raise KryptonError(
                 f"The scores of class {self.index} go down to {scores.min():.3g}, so that they are no probabilities: "
                 "give BoxScore activation='sigmoid' or 'softmax', or name the output behind it."
             )
-        scale = np.tile(image_size, 2) if self.normalized else 1.0
-        return _Boxes(_corners(boxes, self.coordinates or "cxcywh") * scale, scores)
-
-    def _decoded(self, parts: Sequence[Array]) -> tuple[Floats, Floats]:
-        """(boxes as written [N, 4], the class's scores [N]) of one query."""
-        match self.head:
-            case "yolov5" | "yolov8":
-                table = self._table(parts[0])
-                boxes, sure = table[:, :4], table[:, 4].astype(np.float64) if self.head == "yolov5" else 1.0
-                return boxes.astype(np.float64), self._of_class(table[:, 5 if self.head == "yolov5" else 4 :]) * sure
-            case "scores":
-                boxes = self._box_rows(parts[0])
-                if parts[1].ndim != 2 or len(parts[1]) != len(boxes):
-                    self._refuse(parts)
-                return boxes, self._of_class(parts[1])
-            case "labels":
-                boxes = self._box_rows(parts[0])
-                if any(part.shape != (len(boxes),) for part in parts[1:]):
-                    self._refuse(parts)
-                chosen = parts[2] == self.index
-                return boxes[chosen], self._activated(parts[1][chosen])
+        return scores
 
     def _table(self, values: Array) -> Array:
         """Rows of a yolo head."""
@@ -157,8 +166,9 @@ class BoxScore(NamedTarget):
                 f"{scores.shape[1] - 1}."
             )
         if self.activation == "softmax":
-            raised = np.exp(scores - scores.max(axis=1, keepdims=True), dtype=np.float64)
-            return np.asarray(raised[:, self.index] / raised.sum(axis=1))
+            logits = scores.astype(np.float32)
+            raised = np.exp(logits - logits.max(axis=1, keepdims=True))
+            return np.asarray(raised[:, self.index] / raised.sum(axis=1, dtype=np.float64))
         return self._activated(scores[:, self.index])
 
     def _activated(self, scores: Array) -> Floats:
@@ -172,11 +182,6 @@ class BoxScore(NamedTarget):
             "or another head."
         )
 
-    def _best(self, own: "_Boxes") -> Floats:
-        if not len(own.scores):
-            raise KryptonError(f"The base run has no box of class {self.index}: give another class.")
-        return np.asarray(own.corners[np.argmax(own.scores)])
-
     def _record(self, place: Floats, names: tuple[str, ...]) -> dict[str, object]:
         return {
             "class": int(self.index),
@@ -189,19 +194,6 @@ class BoxScore(NamedTarget):
             "activation": self.activation,
             "min_iou": float(self.min_iou),
         }
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Boxes:
-    """One class in one image.
-
-    Attributes:
-        corners: [N, 4], (y0, x0, y1, x1) in pixels of the model's image.
-        scores: [N].
-    """
-
-    corners: Floats
-    scores: Floats
 
 
 def _corners(boxes: Floats, coordinates: Coordinates) -> Floats:
@@ -234,13 +226,13 @@ def _place(near: Sequence[float], image_size: tuple[int, int]) -> Floats:
     return place
 
 
-def _nearest(boxes: _Boxes, place: Floats, min_iou: float) -> float:
-    """The largest score × nearness; 0 without boxes."""
+def _nearness(corners: Floats, place: Floats, min_iou: float) -> Floats:
+    """Of each box to a box or a point, [N]."""
     if len(place) == 2:
-        near = (boxes.corners[:, :2] <= place).all(axis=1) & (place <= boxes.corners[:, 2:]).all(axis=1)
-        return float((boxes.scores * near).max(initial=0.0))
-    overlap = _iou(boxes.corners, place)
-    return float((boxes.scores * np.where(overlap >= min_iou, overlap, 0.0)).max(initial=0.0))
+        inside = (corners[:, :2] <= place).all(axis=1) & (place <= corners[:, 2:]).all(axis=1)
+        return np.asarray(inside, np.float64)
+    overlap = _iou(corners, place)
+    return np.asarray(np.where(overlap >= min_iou, overlap, 0.0))
 
 
 def _iou(corners: Floats, box: Floats) -> Floats:

@@ -107,20 +107,20 @@ def blurred(image: Array, sigma: float) -> Floats:
         image: [C, H, W].
         sigma: standard deviation in pixels.
     """
+    rows, cols = (_gaussian(extent, sigma) for extent in image.shape[1:])
+    return np.asarray(rows @ image.astype(np.float64) @ cols.T)
+
+
+def _gaussian(extent: int, sigma: float) -> Floats:
+    """What each cell of an axis takes of each: float64 [extent, extent], rows summing to 1."""
     reach = max(1, round(_REACH * sigma))
-    weights = np.exp(-0.5 * (np.arange(-reach, reach + 1) / sigma) ** 2)
-    weights /= weights.sum()
-    result = image.astype(np.float64)
-    for axis in (1, 2):
-        extent = result.shape[axis]
-        # Mirrored as often as the Gaussian is longer than the image.
-        steps = np.arange(-reach, extent + reach) % (2 * extent)
-        wide = result.take(np.minimum(steps, 2 * extent - 1 - steps), axis)
-        result = sum(
-            (w * np.take(wide, np.arange(at, at + extent), axis) for at, w in enumerate(weights)),
-            start=np.zeros_like(result),
-        )
-    return result
+    taps = np.arange(-reach, reach + 1)
+    weights = np.exp(-0.5 * (taps / sigma) ** 2)
+    # Mirrored as often as the Gaussian is longer than the axis.
+    places = (np.arange(extent)[:, None] + taps) % (2 * extent)
+    mixing = np.zeros((extent, extent))
+    np.add.at(mixing, (np.arange(extent)[:, None], np.minimum(places, 2 * extent - 1 - places)), weights)
+    return np.asarray(mixing / weights.sum())
 
 
 def noise_like(image: Array, seed: int) -> Floats:

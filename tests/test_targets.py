@@ -210,6 +210,14 @@ def test_logits_become_probabilities(activation):
     assert found[0] == pytest.approx(found[1], rel=1e-5)
 
 
+def test_the_sigmoid_of_a_yolov5_head_takes_both_factors():
+    outputs = head_of("yolov5")
+    outputs["y"][0, :, 4] = -1.0
+    outputs["y"][0, :, 5:] = [0.5, 3.0]
+    found = scored(kx.BoxScore(1, REFERENCE, head="yolov5", activation="sigmoid"), outputs, outputs)
+    assert found == pytest.approx(1 / (1 + np.exp(1)) / (1 + np.exp(-3)))
+
+
 def test_lists_of_detections_and_none_at_all():
     """After suppression every query has boxes of its own, in a list; a query without any scores 0."""
     own = head_of("labels", "xyxy")
@@ -243,6 +251,7 @@ def test_lists_of_detections_and_none_at_all():
         ({"near": (20, 0, 24, 2), "min_iou": 0.5}, "no box of class 0 near"),
         ({"min_iou": 2}, "from 0 to 1"),
         ({"activation": "relu"}, "activation"),
+        ({"head": "yolov5", "activation": "softmax"}, "omit softmax"),
         ({"outputs": ("negative",)}, "go down to -1: .*|go down to -1, .* activation='sigmoid'"),
     ],
 )
