@@ -5,10 +5,8 @@ computes, is rewritten here: before the conversion into ordinary operators of th
 conversion, where a newer opset has the same operator under the same or another name.
 """
 
-from collections.abc import Callable, Iterator
-from itertools import count
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
@@ -16,7 +14,7 @@ import onnx.version_converter
 
 from krypton_onnx.errors import KryptonError
 from krypton_onnx.passes import network
-from krypton_onnx.passes.network import Array
+from krypton_onnx.passes.rewriter import Facts, Rewriter
 
 OLDEST_OPSET = 7
 """ONNX Runtime itself has no kernels for older convolutional networks: no Relu before opset 6, no Add before 7."""
@@ -62,76 +60,33 @@ def raise_opset(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:
             "Export it again with a newer opset."
         ) from error
     _restore(converted)
-    _mend_resizes(converted, opset)
+    _mend(converted, opset)
     return converted
 
 
 # --------------------------------------------------------------------------------------- before the conversion
 
 
-class _Rewriter:
-    """Collects the nodes that replace one node.
-
-    Args:
-        node: the node.
-        taken: names of all tensors of the model.
-    """
-
-    def __init__(self, node: onnx.NodeProto, taken: set[str]) -> None:
-        self.node = node
-        self.attributes: dict[str, Any] = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
-        self.nodes: list[onnx.NodeProto] = []
-        self._taken = taken
-
-    def op(self, op: str, *inputs: str, last: bool = False, **attributes: Any) -> str:
-        """Add an operator with one output; the last one makes the node's own first output."""
-        result = self.node.output[0] if last else self._fresh(op)
-        name = (self.node.name if last else "") or result
-        self.nodes.append(onnx.helper.make_node(op, inputs, [result], name, **attributes))
-        return result
-
-    def constant(self, value: float | Array) -> str:
-        """Add a constant; numbers become float32, the one type for which ONNX Runtime has these operators."""
-        array = value if isinstance(value, np.ndarray) else np.array(value, np.float32)
-        return self.op("Constant", value=onnx.numpy_helper.from_array(array))
-
-    def _fresh(self, what: str) -> str:
-        wanted = (f"{self.node.output[0]}/{what.lower()}.{n}" for n in count())
-        name = next(name for name in wanted if name not in self._taken)
-        self._taken.add(name)
-        return name
-
-
 def _rewrite(model: onnx.ModelProto, opset: int) -> None:
     """Replace what the converter cannot carry over, in place, in subgraphs too."""
-    taken = {name for graph in network.graphs_of(model.graph) for name in _tensor_names(graph)}
-    used = {name for graph in network.graphs_of(model.graph) for name in _used_names(graph)}
     for graph in network.graphs_of(model.graph):
-        nodes = [new for node in graph.node for new in _replacement(node, opset, taken, used)]
-        del graph.node[:], graph.value_info[:]
+        del graph.value_info[:]
+    facts = Facts(model)
+    for graph in network.graphs_of(model.graph):
+        nodes = [new for node in graph.node for new in _replacement(node, opset, facts)]
+        del graph.node[:]
         graph.node.extend(nodes)
     model.opset_import.append(onnx.helper.make_opsetid(_ASIDE, 1))
 
 
-def _tensor_names(graph: onnx.GraphProto) -> Iterator[str]:
-    yield from (t.name for t in (*graph.input, *graph.output))
-    yield from (t.name for t in graph.initializer)
-    yield from (name for node in graph.node for name in node.output)
-
-
-def _used_names(graph: onnx.GraphProto) -> Iterator[str]:
-    yield from (t.name for t in graph.output)
-    yield from (name for node in graph.node for name in node.input)
-
-
-def _replacement(node: onnx.NodeProto, opset: int, taken: set[str], used: set[str]) -> list[onnx.NodeProto]:
+def _replacement(node: onnx.NodeProto, opset: int, facts: Facts) -> list[onnx.NodeProto]:
     if node.domain not in STANDARD:
         return [node]
-    if node.op_type == "Dropout" and len(node.output) > 1 and node.output[1] not in used:
-        del node.output[1:]  # the mask, which has another type and other values in newer opsets
+    if node.op_type == "Dropout" and opset < 12:
+        _drop_mask(node, facts)
     rule, newest = _RULES.get(node.op_type, (None, 0))
     if rule is not None and opset <= newest:
-        rewriter = _Rewriter(node, taken)
+        rewriter = Rewriter(node, facts)
         rule(rewriter, *node.input)
         return rewriter.nodes or [node]
     if opset <= _ASIDE_UNTIL.get(node.op_type, ("", 0))[1]:
@@ -139,32 +94,42 @@ def _replacement(node: onnx.NodeProto, opset: int, taken: set[str], used: set[st
     return [node]
 
 
-def _affine(to: _Rewriter, x: str) -> None:
+def _drop_mask(node: onnx.NodeProto, facts: Facts) -> None:
+    """Without the mask, which has another type and other values in newer opsets."""
+    if len(node.output) > 1 and node.output[1] in facts.used:
+        raise KryptonError(
+            f"The mask of the Dropout node '{node.name or node.output[0]}' is used, which only training does: export "
+            "the model for inference."
+        )
+    del node.output[1:]
+
+
+def _affine(to: Rewriter, x: str) -> None:
     scaled = to.op("Mul", x, to.constant(to.attributes.get("alpha", 1.0)))
     to.op("Add", scaled, to.constant(to.attributes.get("beta", 0.0)), last=True)
 
 
-def _scale(to: _Rewriter, x: str) -> None:
+def _scale(to: Rewriter, x: str) -> None:
     to.op("Mul", x, to.constant(to.attributes.get("scale", 1.0)), last=True)
 
 
-def _scaled_tanh(to: _Rewriter, x: str) -> None:
+def _scaled_tanh(to: Rewriter, x: str) -> None:
     inner = to.op("Tanh", to.op("Mul", x, to.constant(to.attributes["beta"])))
     to.op("Mul", inner, to.constant(to.attributes["alpha"]), last=True)
 
 
-def _parametric_softplus(to: _Rewriter, x: str) -> None:
+def _parametric_softplus(to: Rewriter, x: str) -> None:
     inner = to.op("Softplus", to.op("Mul", x, to.constant(to.attributes["beta"])))
     to.op("Mul", inner, to.constant(to.attributes["alpha"]), last=True)
 
 
-def _image_scaler(to: _Rewriter, x: str) -> None:
+def _image_scaler(to: Rewriter, x: str) -> None:
     scaled = to.op("Mul", x, to.constant(to.attributes.get("scale", 1.0)))
-    bias = np.array(to.attributes["bias"], np.float32).reshape(-1, 1, 1)
+    bias = np.array(to.attributes["bias"]).reshape(-1, 1, 1)
     to.op("Add", scaled, to.constant(bias), last=True)
 
 
-def _crop(to: _Rewriter, x: str) -> None:
+def _crop(to: Rewriter, x: str) -> None:
     left, top, right, bottom = to.attributes["border"]
     rows, cols = to.attributes.get("scale", (None, None))
     # A slice that ends at −0 would be empty.
@@ -175,7 +140,7 @@ def _crop(to: _Rewriter, x: str) -> None:
 _END = (1 << 31) - 1
 
 
-def _mean_variance(to: _Rewriter, x: str) -> None:
+def _mean_variance(to: Rewriter, x: str) -> None:
     """ONNX Runtime averages over the batch too; the compiler sees one image, for which that is the same."""
     axes = [1, 2, 3] if to.attributes.get("across_channels", 0) else [2, 3]
     plain = not to.attributes.get("normalize_variance", 1)
@@ -185,7 +150,7 @@ def _mean_variance(to: _Rewriter, x: str) -> None:
         to.op("Div", centred, to.op("Sqrt", variance), last=True)
 
 
-def _batch_norm(to: _Rewriter, x: str, gamma: str, beta: str, mean: str, variance: str) -> None:
+def _batch_norm(to: Rewriter, x: str, gamma: str, beta: str, mean: str, variance: str) -> None:
     """With ``spatial=0`` every cell has parameters of its own, [C, H, W]."""
     if len(to.node.output) > 1:  # what training_mode says from opset 14 on
         raise KryptonError(
@@ -199,13 +164,13 @@ def _batch_norm(to: _Rewriter, x: str, gamma: str, beta: str, mean: str, varianc
     to.op("Add", to.op("Mul", to.op("Sub", x, mean), factor), beta, last=True)
 
 
-def _hardmax(to: _Rewriter, x: str) -> None:
+def _hardmax(to: Rewriter, x: str) -> None:
     """Up to opset 12 the maximum is over all axes from `axis` on; the converter overlooks that."""
     flat = to.op("Flatten", x, axis=to.attributes.get("axis", 1))
     to.op("Reshape", to.op("Hardmax", flat, axis=1), to.op("Shape", x), last=True)
 
 
-def _refuse_scan(to: _Rewriter, *_: str) -> None:
+def _refuse_scan(to: Rewriter, *_: str) -> None:
     raise KryptonError(
         f"The Scan node '{to.node.name or to.node.output[0]}' of opset 8 has a batch axis, which newer opsets do not "
         "have: export the model with opset 9 or later."
@@ -240,47 +205,50 @@ def _restore(model: onnx.ModelProto) -> None:
     model.opset_import.extend(kept)
 
 
-def _mend_resizes(model: onnx.ModelProto, opset: int) -> None:
-    """Say what the converter leaves to defaults that have changed.
-
-    Upsample, and Resize up to opset 10, sample asymmetrically. Up to opset 12 a Resize to given sizes has empty
-    scales, which newer opsets want omitted.
-    """
-    taken = {name for graph in network.graphs_of(model.graph) for name in _tensor_names(graph)}
-    known = dict(pair for graph in network.graphs_of(model.graph) for pair in _constants(graph))
+def _mend(model: onnx.ModelProto, opset: int) -> None:
+    """Put right what the converter leaves to defaults that have changed, or gives a wrong type, in place."""
+    facts = Facts(model)
     for graph in network.graphs_of(model.graph):
-        nodes = [new for node in graph.node for new in _mended(node, opset, taken, known)]
+        nodes = [new for node in graph.node for new in _mended(node, opset, facts)]
         del graph.node[:]
         graph.node.extend(nodes)
 
 
-def _constants(graph: onnx.GraphProto) -> Iterator[tuple[str, onnx.TensorProto]]:
-    yield from ((t.name, t) for t in graph.initializer)
-    for node in (n for n in graph.node if n.op_type == "Constant"):
-        yield from ((node.output[0], a.t) for a in node.attribute if a.name == "value")
-
-
-def _mended(
-    node: onnx.NodeProto, opset: int, taken: set[str], known: dict[str, onnx.TensorProto]
-) -> list[onnx.NodeProto]:
-    if node.op_type != "Resize" or node.domain != "":
+def _mended(node: onnx.NodeProto, opset: int, facts: Facts) -> list[onnx.NodeProto]:
+    if node.op_type in ("Clip", "Pad") and opset <= 10:
+        return [*_retyped(node, facts), node]
+    if node.op_type != "Resize":
         return [node]
     if len(node.input) > 3 and node.input[3]:
-        node.input[2] = ""
-    if opset > 10:
-        return [node]
-    to = _Rewriter(node, taken)
+        node.input[2] = ""  # beside sizes, older opsets want empty scales and newer ones none
+    return _resized(node, opset, facts) if opset <= 10 else [node]
+
+
+def _retyped(node: onnx.NodeProto, facts: Facts) -> list[onnx.NodeProto]:
+    """Constants for the numbers that were attributes; the converter makes them float32, whatever the data are."""
+    to = Rewriter(node, facts)
+    for index in range(2 if node.op_type == "Pad" else 1, len(node.input)):
+        number = facts.constants.get(node.input[index])
+        if number is not None and number.data_type == onnx.TensorProto.FLOAT:
+            node.input[index] = to.constant(onnx.numpy_helper.to_array(number))
+    return to.nodes
+
+
+def _resized(node: onnx.NodeProto, opset: int, facts: Facts) -> list[onnx.NodeProto]:
+    """Upsample, and Resize up to opset 10, sample asymmetrically."""
+    to = Rewriter(node, facts)
     floor = {"coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor", **to.attributes}
     ceil = {**floor, "nearest_mode": "ceil"}
     x, region, scales = node.input[:3]
-    factors = onnx.numpy_helper.to_array(known[scales]) if scales in known else None
+    known = facts.constants.get(scales)
+    factors = None if known is None else onnx.numpy_helper.to_array(known)
     # Nearest neighbours of Resize-10 are the next cell where it shrinks, the one before where it grows.
     if opset < 10 or to.attributes.get("mode", b"nearest") != b"nearest" or (factors is not None and min(factors) >= 1):
         to.op("Resize", x, region, scales, last=True, **floor)
     elif factors is not None and max(factors) <= 1:
         to.op("Resize", x, region, scales, last=True, **ceil)
     else:
-        one = to.constant(1.0)
+        one = to.op("Constant", value=onnx.numpy_helper.from_array(np.ones((), np.float32)))
         shrunk = to.op("Resize", x, region, to.op("Min", scales, one), **ceil)
         to.op("Resize", shrunk, region, to.op("Max", scales, one), last=True, **floor)
     return to.nodes

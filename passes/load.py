@@ -7,6 +7,7 @@ import google.protobuf.message as protobuf
 import numpy as np
 import onnx
 import onnx.inliner
+import onnx.shape_inference
 import onnx_graphsurgeon as gs
 from onnx_graphsurgeon.util.exception import OnnxGraphSurgeonException
 
@@ -23,6 +24,10 @@ INTERFACE = frozenset({"origins", "patch_content", "window_sizes", "view_rows"})
 MAX_CELLS = 1 << 26
 """Cells of a map: index arithmetic is int32, and a pool holds the windows of a batch beside the map."""
 
+_MALFORMED = (
+    *(ValueError, TypeError, RuntimeError, LookupError),
+    *(OnnxGraphSurgeonException, onnx.shape_inference.InferenceError, onnx.checker.ValidationError),
+)
 _CHANNELS = (1, 3, 4)
 _PACKED = {onnx.TensorProto.INT4, onnx.TensorProto.UINT4, onnx.TensorProto.FLOAT4E2M1}
 _CONVOLUTIONS = {"Conv", "ConvTranspose", "ConvInteger", "QLinearConv", "FusedConv"}
@@ -50,7 +55,7 @@ def load(
     _refuse_without_convolution(model, path)
     try:
         return _network(model, path, image_input, input_size, channels_last)
-    except (ValueError, TypeError, RuntimeError, OnnxGraphSurgeonException) as error:
+    except _MALFORMED as error:
         # What the libraries raise for graphs with cycles, names given twice, or texts that are none.
         raise KryptonError(f"{path} is malformed: {' '.join(str(error).split())[:300]}") from error
 

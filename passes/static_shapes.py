@@ -9,29 +9,18 @@ import math
 from typing import Any
 
 import numpy as np
-import onnx
-import onnx.reference
 import onnx_graphsurgeon as gs
 
 from krypton_onnx import geometry
 from krypton_onnx.errors import KryptonError
 from krypton_onnx.geometry import Sliding
 from krypton_onnx.passes import network
-from krypton_onnx.passes.network import Array, Network, describe, static_shape, values
+from krypton_onnx.passes.folding import MAX_GROWTH, POOLS, fold
+from krypton_onnx.passes.network import Array, Network, describe, static_shape
 
-POOLS = ("MaxPool", "AveragePool", "LpPool")
 _WEIGHT = {"Conv": 1, "ConvInteger": 1, "QLinearConv": 3, "ConvTranspose": 1}
 _SLIDING = ("Conv", "ConvInteger", "QLinearConv", *POOLS)
-# Quantization stays visible to ONNX Runtime's own fusions.
-_NEVER_FOLDED = {"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"}
 _RANDOM = {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Multinomial", "Bernoulli"}
-_MAX_GROWTH = 1 << 25
-"""Numbers by which folding may make a model larger: a mask or an embedding, not what a chain of Tiles can make."""
-
-_SLOW = {"Conv", "ConvTranspose", "Einsum", "GridSample", "GRU", "LSTM", "Resize", "RNN", "RoiAlign", *POOLS}
-_MAX_SLOW_ELEMENTS = 1 << 12
-"""Results of operators that onnx's reference computes in Python loops."""
-
 _MAX_ATTRIBUTE = 1 << 24
 
 
@@ -45,12 +34,12 @@ def static_shapes(net: Network) -> Network:
         KryptonError: shapes contradict each other, or an operator draws random numbers.
     """
     _refuse_random(net.graph)
-    growth = _MAX_GROWTH
+    growth = MAX_GROWTH
     while True:
         network.infer_shapes(net, after="shape inference")
         if _explicit_padding(net.graph):
             continue
-        folded, growth = _fold(net.graph, growth)
+        folded, growth = fold(net.graph, growth)
         if not folded:
             return net
 
@@ -242,88 +231,3 @@ def _legal_padding(node: gs.Node, taken: network.Names) -> list[gs.Node]:
 def lowest(dtype: np.dtype[Any]) -> Array:
     """The lowest finite number of a type, which a maximum over other numbers never is."""
     return np.array(np.iinfo(dtype).min if dtype.kind in "iu" else np.finfo(dtype).min, dtype)
-
-
-# -------------------------------------------------------------------------------------------------- folding
-
-
-def _fold(graph: gs.Graph, growth: int) -> tuple[bool, int]:
-    """Replace nodes whose results are known by constants.
-
-    Args:
-        graph: the graph.
-        growth: numbers by which it may become larger.
-
-    Returns:
-        (whether anything was folded, the growth that is left).
-    """
-    outputs = {t.name for t in graph.outputs}
-    folded = False
-    for node in list(graph.nodes):
-        if any(t.name in outputs for t in node.outputs) or len(node.outputs) != 1:
-            continue
-        result = _known_result(graph, node, growth)
-        if result is not None:
-            growth -= _grown(node, result.size)
-            target = node.outputs[0]
-            node.outputs.clear()
-            network.become_constant(target, result)
-            folded = True
-    if folded:
-        graph.cleanup(remove_unused_graph_inputs=False)
-    return folded, growth
-
-
-def _grown(node: gs.Node, size: int) -> int:
-    """How many numbers more a node's result has than its inputs."""
-    held = {id(t): math.prod(static_shape(t) or (0,)) for t in network.present(node)}
-    return max(0, size - sum(held.values()))
-
-
-def _known_result(graph: gs.Graph, node: gs.Node, growth: int) -> Array | None:
-    if node.op in ("Shape", "Size"):
-        shape = static_shape(node.inputs[0])
-        if shape is None:
-            return None
-        sliced = shape[slice(node.attrs.get("start", 0), node.attrs.get("end", None))]
-        return np.array(sliced if node.op == "Shape" else math.prod(shape), np.int64)
-    inputs = {t.name: values(t) for t in network.present(node)}
-    if node.op in _NEVER_FOLDED or network.has_subgraph(node) or any(v is None for v in inputs.values()):
-        return None
-    shape = static_shape(node.outputs[0])
-    if shape is None or _grown(node, math.prod(shape)) > growth:
-        return None
-    if node.op in _SLOW and math.prod(shape) > _MAX_SLOW_ELEMENTS:
-        return None
-    return _evaluate(graph, node, inputs)
-
-
-def _evaluate(graph: gs.Graph, node: gs.Node, inputs: dict[str, Array | None]) -> Array | None:
-    """Run one node on onnx's reference implementation; None where it has none for this operator."""
-    named = {t.name: gs.Variable(t.name) for t in node.inputs}
-    lone = gs.Graph(
-        [node.copy(inputs=[named[t.name] for t in node.inputs], outputs=[gs.Variable(node.outputs[0].name)])],
-        opset=graph.opset,
-        import_domains=graph.import_domains,
-    )
-    proto = onnx.helper.make_model(
-        onnx.helper.make_graph(
-            list(gs.export_onnx(lone).graph.node),
-            "folded",
-            [
-                onnx.helper.make_tensor_value_info(t.name, network.element_type(t.dtype), t.shape)
-                for t in network.present(node)
-            ],
-            [
-                onnx.helper.make_tensor_value_info(
-                    node.outputs[0].name, network.element_type(node.outputs[0].dtype), None
-                )
-            ],
-        ),
-        opset_imports=list(graph.import_domains),
-    )
-    try:
-        (result,) = onnx.reference.ReferenceEvaluator(proto).run(None, inputs)
-    except Exception:  # whatever an operator without a complete reference raises: then it just is not folded
-        return None
-    return np.asarray(result)

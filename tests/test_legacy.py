@@ -129,6 +129,8 @@ OLD: dict[str, tuple[int, int, Nodes, Weights]] = {
         [node("Resize", ["x", "r", "r", "z"], ["y"], mode="cubic")],
         {"r": floats(), "z": ints(1, 4, 9, 9)},
     ),
+    "Clip": (7, 10, [node("Clip", ["x"], ["y"], min=-0.5, max=0.25)], {}),
+    "Clip from below": (7, 10, [node("Clip", ["x"], ["y"], min=-0.5)], {}),
     "Pad with a value": (7, 10, [node("Pad", ["x"], ["y"], pads=[0, 0, 1, 1, 0, 0, 1, 2], value=1.5)], {}),
     "Pad that reflects": (7, 10, [node("Pad", ["x"], ["y"], pads=[0, 0, 1, 1, 0, 0, 1, 2], mode="reflect")], {}),
     "in a subgraph": (
@@ -163,6 +165,25 @@ def test_raised_models_compute_the_same(case: str) -> None:
         assert np.abs(expected).max() > 0
 
 
+OF_OTHER_TYPES = ("Clip", "Clip from below", "Pad with a value", "Pad that reflects", "BatchNormalization per cell")
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float64])
+@pytest.mark.parametrize("case", OF_OTHER_TYPES)
+def test_attributes_become_numbers_of_the_right_type(case: str, dtype: type) -> None:
+    first, _, nodes, weights = OLD[case]
+    proto = model(first, nodes, {name: value.astype(dtype) for name, value in weights.items()})
+    proto.graph.input[0].type.tensor_type.elem_type = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
+    proto.graph.output[0].CopyFrom(info("y", helper.np_dtype_to_tensor_dtype(np.dtype(dtype)), None))
+    x = normal(*SHAPE).astype(dtype)
+    try:
+        expected = result(proto, x)
+    except Exception as error:
+        pytest.skip(f"ONNX Runtime has no kernel for it: {error}")
+    raised = raise_opset(onnx.ModelProto.FromString(proto.SerializeToString()), Path("old.onnx"))
+    np.testing.assert_allclose(result(raised, x), expected, rtol=1e-2, atol=1e-2)
+
+
 @pytest.mark.parametrize("case", [name for name, (first, *_) in OLD.items() if first < 10])
 def test_old_models_compile(case: str, tmp_path: Path) -> None:
     """Compiling compares with the source model as it is."""
@@ -183,6 +204,12 @@ def test_batch_normalization_in_training_mode_is_refused() -> None:
     nodes = [node("BatchNormalization", ["x", "g", "b", "m", "v"], ["y", "m2", "v2", "sm", "sv"])]
     with pytest.raises(kx.KryptonError, match=r"BatchNormalization node 'y' is exported in training mode"):
         raise_opset(model(9, nodes, PARAMETERS), Path("old.onnx"))
+
+
+def test_dropout_of_which_the_mask_is_used_is_refused() -> None:
+    nodes = [node("Dropout", ["x"], ["d", "mask"], name="drop"), node("Mul", ["d", "mask"], ["y"])]
+    with pytest.raises(kx.KryptonError, match="mask of the Dropout node 'drop' is used"):
+        raise_opset(model(9, nodes, {}), Path("old.onnx"))
 
 
 def test_scan_with_a_batch_axis_is_refused() -> None:
