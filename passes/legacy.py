@@ -50,7 +50,10 @@ def raise_opset(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:
     model.ir_version = max(model.ir_version, 8)
     if opset >= TARGET_OPSET:
         return model
-    _rewrite(model, opset)
+    try:
+        _rewrite(model, opset)
+    except KryptonError as error:
+        raise KryptonError(f"{path} cannot be compiled. {error}") from error
     try:
         converted = onnx.version_converter.convert_version(model, TARGET_OPSET)
     except Exception as error:  # the converter throws whatever its C++ assertions give
