@@ -91,7 +91,7 @@ def _infer_again(graph: gs.Graph, node: gs.Node) -> None:
     inputs = network.present(node)
     if any(t.dtype is None or static_shape(t) is None for t in inputs):
         return
-    types = {t.name: onnx.helper.make_tensor_type_proto(_onnx_type(t.dtype), t.shape) for t in inputs}
+    types = {t.name: onnx.helper.make_tensor_type_proto(network.element_type(t.dtype), t.shape) for t in inputs}
     small = {t.name: values(t) for t in inputs if math.prod(t.shape) <= _SHAPE_DATA}
     data = {name: onnx.numpy_helper.from_array(array, name) for name, array in small.items() if array is not None}
     opsets = list(graph.import_domains)
@@ -122,8 +122,15 @@ def _evaluate(graph: gs.Graph, node: gs.Node, inputs: dict[str, Array | None]) -
         onnx.helper.make_graph(
             [_proto(graph, node)],
             "folded",
-            [onnx.helper.make_tensor_value_info(t.name, _onnx_type(t.dtype), t.shape) for t in network.present(node)],
-            [onnx.helper.make_tensor_value_info(node.outputs[0].name, _onnx_type(node.outputs[0].dtype), None)],
+            [
+                onnx.helper.make_tensor_value_info(t.name, network.element_type(t.dtype), t.shape)
+                for t in network.present(node)
+            ],
+            [
+                onnx.helper.make_tensor_value_info(
+                    node.outputs[0].name, network.element_type(node.outputs[0].dtype), None
+                )
+            ],
         ),
         opset_imports=list(graph.import_domains),
     )
@@ -132,7 +139,3 @@ def _evaluate(graph: gs.Graph, node: gs.Node, inputs: dict[str, Array | None]) -
     except Exception:  # whatever an operator without a complete reference raises: then it just is not folded
         return None
     return np.asarray(result)
-
-
-def _onnx_type(dtype: object) -> int:
-    return onnx.helper.np_dtype_to_tensor_dtype(np.dtype(dtype))  # type: ignore[call-overload]
