@@ -83,7 +83,7 @@ def _network(
     _fix_image_shape(image, input_size, path)
     _name_constants(graph)
     if isinstance(exported_batch, int) and exported_batch > 1:
-        _reshape_single_images(graph, exported_batch)
+        _shape_for_one_image(graph, exported_batch)
     graph.cleanup(remove_unused_graph_inputs=False).toposort()
     for node in graph.nodes:
         node.name = node.name or node.outputs[0].name
@@ -237,13 +237,18 @@ def _name_constants(graph: gs.Graph) -> None:
     graph.cleanup(remove_unused_graph_inputs=False)
 
 
-def _reshape_single_images(graph: gs.Graph, batch: int) -> None:
-    """Let an export for a fixed batch take one image: a Reshape to that batch becomes one to a batch of one."""
+_SHAPE_INPUT = {"Reshape": 1, "Expand": 1, "ConstantOfShape": 0, "Resize": 3, "MaxUnpool": 2}
+"""Where operators take a shape, in which an export for a fixed batch repeats that batch."""
+
+
+def _shape_for_one_image(graph: gs.Graph, batch: int) -> None:
+    """Let an export for a fixed batch take one image: shapes that begin with that batch begin with a one."""
     for node in graph.nodes:
-        target = network.values(node.inputs[1]) if node.op == "Reshape" else None
-        if target is not None and target.size and target.flat[0] == batch:
-            shape = np.array([1, *target.reshape(-1)[1:]], np.int64)
-            node.inputs[1] = network.constant(f"{node.outputs[0].name}/one_image", shape)
+        shape = network.input_or_none(node, _SHAPE_INPUT[node.op]) if node.op in _SHAPE_INPUT else None
+        stated = None if shape is None else network.values(shape)
+        if stated is not None and stated.size and stated.flat[0] == batch:
+            one = np.array([1, *stated.reshape(-1)[1:]], np.int64)
+            node.inputs[_SHAPE_INPUT[node.op]] = network.constant(f"{node.outputs[0].name}/one_image", one)
 
 
 def _free_interface_names(graph: gs.Graph, image: str, path: Path) -> None:

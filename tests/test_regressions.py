@@ -221,6 +221,22 @@ EXACT: dict[str, tuple[list[onnx.NodeProto], dict[str, Any], dict[str, Any]]] = 
     ),
     "a map and its average": ([CONV, *average("c", "y")], W, {"outputs": {"y": ANY, "c": ANY}}),
     "a batch of two as exported": ([CONV, *average("c", "y")], W, {"inputs": {"image": [2, 3, 16, 16]}}),
+    "sizes that repeat a batch of two": (
+        [
+            CONV,
+            node("Resize", ["c", "", "", "sizes"], ["r"], mode="linear"),
+            node("Expand", ["row", "shape"], ["e"]),
+            node("Add", ["r", "e"], ["a"]),
+            *average("a", "y"),
+        ],
+        {
+            **W,
+            "sizes": np.array([2, 4, 20, 24]),
+            "row": normal(1, 1, 1, 24),
+            "shape": np.array([2, 4, 20, 24]),
+        },
+        {"inputs": {"image": [2, 3, 16, 16]}},
+    ),
     "tensors called like inputs of the incremental graph": (
         [
             node("Conv", ["image", "patch_content"], ["origins"], pads=[1, 1, 1, 1]),
