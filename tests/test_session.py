@@ -30,7 +30,7 @@ def image(artifact):
 def test_a_budget_chooses_the_batch(artifact):
     plan = artifact.plan
     whole = batch_size(plan, plan.patch, None)
-    sizes = [batch_size(plan, plan.patch, budget) for budget in (30_000_000, 40_000_000, 10**10)]
+    sizes = [batch_size(plan, plan.patch, budget) for budget in (20_000_000, 30_000_000, 10**10)]
     assert 1 <= sizes[0] < sizes[1] < sizes[2] == whole
     # a larger patch needs larger windows
     assert batch_size(plan, (96, 96), 30_000_000) < sizes[0]
