@@ -322,7 +322,7 @@ def test_inspect_prints_a_table_and_the_bound(place):
     assert lines[0].split() == ["node", "operator", "output", "region", "share", "GFLOP", "query", "runs"]
     assert [line.split()[0] for line in lines[1:5]] == ["conv1", "relu", "conv2", "pool"]
     assert "9.5 x 9.5" in lines[1]  # 9, 10, 10, 9 of 32 rows
-    assert "dense: no rule for GlobalAveragePool" in lines[4]
+    assert "dense: GlobalAveragePool looks at the whole map" in lines[4]
     assert "16 queries" in text
     assert "Bound on the speedup" in text
     found = answer("inspect", "given/net.onnx", "--patch", "8", "--stride", "8")

@@ -45,8 +45,8 @@ def imported_by(statement: str) -> set[str]:
     [
         ("krypton_onnx", HEAVY),
         ("krypton_onnx.errors", HEAVY),
-        ("krypton_onnx.geometry", HEAVY - {"numpy"}),
-        ("krypton_onnx.plan", HEAVY - {"numpy"}),
+        ("krypton_onnx.geometry", HEAVY - {"numpy", "msgspec"}),
+        ("krypton_onnx.plan", HEAVY - {"numpy", "msgspec"}),
         ("krypton_onnx.artifact", COMPILER | {"onnxruntime", "matplotlib"}),
         ("krypton_onnx.classes", COMPILER | {"onnxruntime", "matplotlib"}),
         ("krypton_onnx.heatmap", COMPILER | {"onnxruntime", "matplotlib"}),
