@@ -67,9 +67,8 @@ def resize(s: Sketch, x: Map) -> Map:
         scales = _scales(s)
         amounts = [1, 1, *scales] if whole else [scales[a % 2] for a in axes]
         return s.map(s.op("Resize", x.name, roi, s.weight(amounts, fixed=True), **attrs))
-    s.require(s.lead == 1 or not whole)  # sizes state the batch
     sizes = [s.integer(max(1, n // 3), 2 * n) for n in (x.rows, x.cols)]
-    wanted = [1, x.channels, *sizes] if whole else [sizes[a % 2] for a in axes]
+    wanted = [s.lead, x.channels, *sizes] if whole else [sizes[a % 2] for a in axes]
     if s.opset >= 18 and not whole and s.often():
         attrs["keep_aspect_ratio_policy"] = s.pick("not_larger", "not_smaller")
     return s.map(s.op("Resize", x.name, roi, "", s.integers(*wanted), **attrs))
@@ -212,7 +211,7 @@ def tile(s: Sketch, x: Map) -> Map:
 
 def max_unpool(s: Sketch, x: Map) -> Map:
     s.since(11)
-    s.require(min(x.rows, x.cols) > 1 and s.lead == 1)  # the target states the batch
+    s.require(min(x.rows, x.cols) > 1)
     top, places = s.ops("MaxPool", 2, x.name, kernel_shape=[2, 2], strides=[2, 2])
     shape = s.integers(s.lead, x.channels, x.rows, x.cols)
     name = s.op("MaxUnpool", s.op("Tanh", top), places, shape, kernel_shape=[2, 2], strides=[2, 2])
