@@ -242,6 +242,19 @@ KEPT: dict[str, Case] = {
         {"s": np.array([1, 7]), "e": np.array([3, 0]), "a": np.array([1, -1]), "t": np.array([1, -2])},
     ),
     "Slice of all axes": ([n("Slice", "c s e")], {"s": np.array([0, 1, 2]), "e": np.array([1, 4, 5])}),
+    "Slice of all axes of three": (
+        [n("Reshape", "c r", "t"), n("Slice", "t s e")],
+        {"r": np.array([1, 4, 48]), "s": np.array([0, 1, 2]), "e": np.array([1, 4, 5])},
+    ),
+    "Slice of three in 32 bits": (
+        [n("Reshape", "c r", "t"), n("Slice", "t s e a")],
+        {
+            "r": np.array([1, 4, 48]),
+            "s": np.array([0, 2], np.int32),
+            "e": np.array([1, 4], np.int32),
+            "a": np.array([-3, 2], np.int32),
+        },
+    ),
     "Slice in 32 bits": (
         [n("Slice", "c s e a")],
         {"s": np.array([0, 2], np.int32), "e": np.array([1, 4], np.int32), "a": np.array([0, 2], np.int32)},
@@ -415,6 +428,30 @@ LOST: dict[str, tuple[list[onnx.NodeProto], dict[str, Any], str]] = {
         [n("Resize", "c - s", "r"), n("ReduceMax", "r", axes=[0])],
         {"s": np.array([2, 1, 1, 1], np.float32)},
         "resizes",
+    ),
+    "Resize of the batch to a size": (
+        [n("Resize", "c - - s", "r"), n("ReduceMax", "r", axes=[0])],
+        {"s": np.array([2, 4, 6, 8])},
+        "resizes",
+    ),
+    "normalization across the batch": (
+        [
+            n("Transpose", "c", "t", perm=[1, 0, 2, 3]),
+            n("LRN", "t", "l", size=3),
+            n("Transpose", "l", perm=[1, 0, 2, 3]),
+        ],
+        {},
+        "first axis is not the batch",
+    ),
+    "a scale a row": (
+        [
+            n("Reshape", "c s", "r"),
+            n("QuantizeLinear", "r k", "q", axis=0),
+            n("DequantizeLinear", "q k", "d", axis=0),
+            n("Reshape", "d b"),
+        ],
+        {"s": np.array([4, 48]), "k": np.array([1, 2, 3, 4], np.float32), "b": np.array([1, 4, 48])},
+        "along the batch",
     ),
     "Resize of some proportion": (
         [n("Resize", "c - - s", keep_aspect_ratio_policy="not_larger")],

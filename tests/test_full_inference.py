@@ -29,7 +29,7 @@ CONV = node("Conv", ["image", "w"], ["c"], pads=[1, 1, 1, 1])
 def wide_net() -> onnx.ModelProto:
     """A convolution that sees nearly all of the image at once, so that nothing is left to save."""
     nodes = [node("Conv", ["image", "w"], ["c"], pads=[7, 7, 7, 7]), node("Relu", ["c"], ["r"]), *average("r", "y")]
-    return small_net(nodes, {"w": normal(4, 3, 15, 15)})
+    return small_net(nodes, {"w": normal(4, 3, 15, 15)}, inputs={"image": ["N", 3, 16, 18]})
 
 
 def detector() -> onnx.ModelProto:
@@ -148,8 +148,8 @@ def test_full_inference_is_the_model_itself(
     assert plan.predicted_speedup < 1.1
     assert "full inference" in plan.dense[0].reason
     rng = np.random.default_rng(1)
-    origins = rng.integers(0, np.array([17, 17]) - patch, (37, 2))
-    image = rng.standard_normal((3, 16, 16)).astype(np.float32)
+    origins = rng.integers(0, np.array([17, 19]) - patch, (37, 2))
+    image = rng.standard_normal((3, 16, 18)).astype(np.float32)
     contents = rng.standard_normal((37, 3, *patch)).astype(np.float32)
     images = np.repeat(image[None], 37, axis=0)
     for occluded, (y, x), content in zip(images, origins, contents, strict=True):
