@@ -4,6 +4,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from krypton_onnx.passes.emit import Emitter
+from krypton_onnx.passes.footprint import Bytes
 from krypton_onnx.plan import View
 
 
@@ -44,6 +45,8 @@ def occluded_image(
         emitter.op("Reshape", places, index.constant([-1, 1])),
         emitter.op("Reshape", patches, flat),
     )
+    memory = Bytes(dense=view.channels * view.rows * view.cols * np.dtype(view.dtype).itemsize)
+    emitter.sizes.update({copies.name: memory, written.name: memory})
     maps = index.constant([-1, view.channels, view.rows, view.cols])
     return emitter.op("Reshape", written, maps, name=f"{view.tensor}/whole")
 
