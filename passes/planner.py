@@ -49,7 +49,8 @@ STREAMED_SHARE = 0.2
 BATCHES = (8, 16, 32, 64)
 """Queries per run, the one that comes nearest to BATCH_BYTES."""
 
-DENSE_BATCHES = (1, 2, 4, 8, 16, 32)
+DENSE_BATCH_BYTES = 6_000_000
+DENSE_BATCHES = (2, 4, 8, 16, 32)
 """The same for full inference, which has no index arithmetic to spread."""
 
 _SHORT_FLOATS = frozenset({"bfloat16"})
@@ -177,8 +178,8 @@ def batch_for(query_bytes: int, streamed: int, *, full_inference: bool) -> int:
         streamed: bytes of weights that a run reads once.
         full_inference: whether nothing is computed in windows.
     """
-    batches = DENSE_BATCHES if full_inference else BATCHES
-    wanted = BATCH_BYTES + STREAMED_SHARE * streamed
+    batches, size = (DENSE_BATCHES, DENSE_BATCH_BYTES) if full_inference else (BATCHES, BATCH_BYTES)
+    wanted = size + STREAMED_SHARE * streamed
     return min(batches, key=lambda batch: abs(math.log(batch * max(query_bytes, 1) / wanted)))
 
 

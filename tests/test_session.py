@@ -30,10 +30,10 @@ def image(artifact):
 def test_a_budget_chooses_the_batch(artifact):
     plan = artifact.plan
     whole = batch_size(plan, plan.patch, None)
-    sizes = [batch_size(plan, plan.patch, budget) for budget in (20_000_000, 30_000_000, 10**10)]
+    sizes = [batch_size(plan, plan.patch, budget) for budget in (27_000_000, 30_000_000, 10**10)]
     assert 1 <= sizes[0] < sizes[1] < sizes[2] == whole
     # a larger patch needs larger windows
-    assert batch_size(plan, (96, 96), 30_000_000) < sizes[0]
+    assert batch_size(plan, (96, 96), 27_000_000) < sizes[0]
 
 
 def test_too_small_a_budget_says_what_is_needed(artifact):
