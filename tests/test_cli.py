@@ -441,6 +441,8 @@ def test_ctrl_c_ends_quietly_and_leaves_nothing(place, tmp_path_factory):
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, "TMPDIR": str(temporary)},
+        # A shell starts what it runs in the background with SIGINT ignored, which is inherited.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     deadline = time.monotonic() + 60
     while not list(temporary.glob("krypton-*/model/plan.json")) and time.monotonic() < deadline:
