@@ -87,6 +87,8 @@ def _network(
     graph.cleanup(remove_unused_graph_inputs=False).toposort()
     for node in graph.nodes:
         node.name = node.name or node.outputs[0].name
+        if node.op == "MeanVarianceNormalization":  # onnx checks the function that it stands for only with axes
+            node.attrs.setdefault("axes", [0, 2, 3])
     _free_interface_names(graph, image.name, path)
     return Network(graph, image.name, channels_last, notes)
 

@@ -48,9 +48,13 @@ def pair(value: Pair, what: str) -> tuple[int, int]:
         KryptonError: naming `what`, for anything else.
     """
     numbers = tuple(value) if isinstance(value, (tuple, list, np.ndarray)) else (value, value)
-    if len(numbers) != 2 or any(not isinstance(n, (int, np.integer)) or n < 1 for n in numbers):
+    if len(numbers) != 2 or any(not _is_whole(n) or n < 1 for n in numbers):
         raise KryptonError(f"The {what} must be a whole number of pixels from 1 on, or a (height, width) of such.")
     return int(numbers[0]), int(numbers[1])
+
+
+def _is_whole(number: object) -> bool:
+    return isinstance(number, int | np.integer) and not isinstance(number, bool)
 
 
 def grid(

@@ -64,6 +64,11 @@ LOOP = {**YES, "rounds": np.array(3)}
 FACTOR = {"k": normal(4, 1, 1)}
 
 EXACT: dict[str, tuple[list[onnx.NodeProto], dict[str, Any], dict[str, Any]]] = {
+    "a normalization whose axes are its default": (
+        [CONV, node("MeanVarianceNormalization", ["c"], ["m"]), node("Relu", ["m"], ["r"]), *average("r", "y")],
+        W,
+        {},
+    ),
     # The body of the per-query Scan once read all queries' maps instead of its own.
     "windowed map into a lost axis": (
         [

@@ -44,6 +44,7 @@ def bench(
     threads: int | None,
     input_size: tuple[int, int] | None,
     image_input: str | None,
+    channels_last: bool | None,
     inputs: tuple[tuple[str, Path], ...],
     as_json: bool,
 ) -> None:
@@ -57,7 +58,8 @@ def bench(
     if not model.is_file():
         raise KryptonError(f"There is no model file at {model}.")
     given = read_inputs(inputs)
-    with compiled(model, patch=patch, input_size=input_size, image_input=image_input) as artifact:
+    opened = compiled(model, patch=patch, input_size=input_size, image_input=image_input, channels_last=channels_last)
+    with opened as artifact:
         found = benchmark(
             model,
             artifact,

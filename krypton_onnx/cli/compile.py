@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from krypton_onnx.cli.options import json_option, layout_option, model_options, size
+from krypton_onnx.cli.options import json_option, model_options, size
 from krypton_onnx.cli.sources import bytes_text, full_inference_text, read_labels, say_json, size_text
 
 if TYPE_CHECKING:
@@ -30,7 +30,6 @@ Examples:
 )
 @click.option("--patch", type=size, default="16", show_default=True, metavar="N|HxW", help="Patches to tune for.")
 @model_options
-@layout_option
 @click.option(
     "--preprocess",
     type=click.Path(path_type=Path),

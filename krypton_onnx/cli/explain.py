@@ -94,7 +94,7 @@ def explain(model: Path, picture: Path, output: Path | None, **options: Any) -> 
     fill = read_fill(options["fill"], tensor=picture.suffix.lower() == ".npy")
     mask = read_mask(asked.file if isinstance(asked, Masked) else None)
     inputs = read_inputs(options["inputs"])
-    sizes = {key: options[key] for key in ("patch", "input_size", "image_input")}
+    sizes = {key: options[key] for key in ("patch", "input_size", "image_input", "channels_last")}
     with compiled(model, **sizes) as artifact:
         if labels is not None:
             check_labels(labels, artifact.plan)

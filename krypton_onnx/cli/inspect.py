@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from krypton_onnx.cli.options import grid_options, json_option, layout_option, model_options
+from krypton_onnx.cli.options import grid_options, json_option, model_options
 from krypton_onnx.cli.sources import full_inference_text, say_json, size_text, table
 
 if TYPE_CHECKING:
@@ -24,7 +24,6 @@ Examples:
 @click.argument("model", type=click.Path(path_type=Path))
 @grid_options
 @model_options
-@layout_option
 @json_option
 def inspect(
     model: Path,

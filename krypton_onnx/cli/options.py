@@ -89,19 +89,15 @@ def whole_numbers(text: str, separator: str) -> list[int] | None:
 
 
 def model_options(function: Function) -> Function:
-    """What a model may leave open: its size, and which input is the image."""
+    """What a model may leave open: its size, which input is the image, and the order of that one's axes."""
     return _all(
         click.option("--input-size", type=size, metavar="HxW", help="Image size, where the model leaves it open."),
         click.option("--image-input", metavar="NAME", help="The image input, where several inputs have 4 dimensions."),
-    )(function)
-
-
-def layout_option(function: Function) -> Function:
-    """`--channels-last`, `--channels-first`: where the extents of the image input do not tell."""
-    return click.option(
-        "--channels-last/--channels-first",
-        default=None,
-        help="Whether the image input is [N, H, W, C] or [N, C, H, W]; by default its extents tell.",
+        click.option(
+            "--channels-last/--channels-first",
+            default=None,
+            help="Whether the image input is [N, H, W, C] or [N, C, H, W]; by default its extents tell.",
+        ),
     )(function)
 
 

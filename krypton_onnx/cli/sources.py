@@ -26,6 +26,7 @@ def compiled(
     patch: tuple[int, int],
     input_size: tuple[int, int] | None,
     image_input: str | None,
+    channels_last: bool | None,
     verify: bool = True,
 ) -> "Iterator[Artifact]":
     """The artifact at a path, or a model there compiled into a folder that vanishes afterwards.
@@ -33,7 +34,7 @@ def compiled(
     Args:
         model: an ONNX file, or a folder that `compile` wrote.
         patch: that a model is compiled for.
-        input_size, image_input: see `krypton_onnx.compile`.
+        input_size, image_input, channels_last: see `krypton_onnx.compile`.
         verify: whether a model's compiled form is compared with it.
 
     Raises:
@@ -43,13 +44,21 @@ def compiled(
     from krypton_onnx.compiler import compile
 
     if model.is_dir():
-        if input_size is not None or image_input is not None:
-            raise KryptonError(f"{model} is compiled already, with its own --input-size and --image-input; omit them.")
+        if (input_size, image_input, channels_last) != (None, None, None):
+            raise KryptonError(
+                f"{model} is compiled already, with its own --input-size, --image-input and order of axes; omit them."
+            )
         yield open_artifact(model)
         return
     with temporary_folder() as folder:
         yield compile(
-            model, folder / "model", patch=patch, input_size=input_size, image_input=image_input, verify=verify
+            model,
+            folder / "model",
+            patch=patch,
+            input_size=input_size,
+            image_input=image_input,
+            channels_last=channels_last,
+            verify=verify,
         )
 
 

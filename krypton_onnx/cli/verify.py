@@ -45,6 +45,7 @@ def verify(
     patch: tuple[int, int],
     input_size: tuple[int, int] | None,
     image_input: str | None,
+    channels_last: bool | None,
     inputs: tuple[tuple[str, Path], ...],
     as_json: bool,
 ) -> None:
@@ -56,7 +57,10 @@ def verify(
     from krypton_onnx.verification import verify as verify_artifact
 
     given = read_inputs(inputs)
-    with compiled(model, patch=patch, input_size=input_size, image_input=image_input, verify=False) as artifact:
+    opened = compiled(
+        model, patch=patch, input_size=input_size, image_input=image_input, channels_last=channels_last, verify=False
+    )
+    with opened as artifact:
         if model.is_dir():
             source = source or model.resolve().parent / artifact.plan.source.file
             if not source.is_file():
