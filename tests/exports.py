@@ -9,7 +9,7 @@ so that what it gives has variance one, each BatchNormalization gets the statist
 of order one through the deepest net, as in a trained one, and an occlusion moves the outputs.
 """
 
-from collections.abc import Iterable
+from collections.abc import Container
 from pathlib import Path
 
 import numpy as np
@@ -79,16 +79,16 @@ def load_export(name: str, seed: int = 0) -> onnx.ModelProto:
     return model
 
 
-def strip(model: onnx.ModelProto, keep: Iterable[str] = ()) -> None:
+def strip(model: onnx.ModelProto, learnt: Container[str] | None = None) -> None:
     """Remove the learnt weights, and notes that a model runs without, in place.
 
     Args:
         model: a complete export.
-        keep: constants that look like weights and are none, such as anchors.
+        learnt: names of weights, so that other large constants, such as anchors, stay; None if those are weights too.
     """
-    roles, kept = _roles(model.graph), set(keep)
+    roles = _roles(model.graph)
     for tensor in model.graph.initializer:
-        if tensor.name not in kept and _is_weight(tensor, roles.get(tensor.name, ("", 0))):
+        if _is_weight(tensor, roles.get(tensor.name, ("", 0)), learnt):
             bare = TensorProto(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)
             tensor.CopyFrom(bare)
     del model.graph.value_info[:], model.metadata_props[:], model.graph.metadata_props[:]
@@ -99,16 +99,16 @@ def strip(model: onnx.ModelProto, keep: Iterable[str] = ()) -> None:
         node.doc_string = ""
 
 
-def save_stripped(model: onnx.ModelProto, name: str, exporter: str, keep: Iterable[str] = ()) -> None:
+def save_stripped(model: onnx.ModelProto, name: str, exporter: str, learnt: Container[str] | None = None) -> None:
     """Write a complete export into `tests/exports/` without its weights.
 
     Args:
         model: stripped in place.
         name: of the fixture.
         exporter: noted in the file.
-        keep: see `strip`.
+        learnt: see `strip`.
     """
-    strip(model, keep)
+    strip(model, learnt)
     model.doc_string = exporter
     onnx.save(model, FOLDER / f"{name}.onnx")
 
@@ -122,15 +122,16 @@ def _holds(field: str) -> bool:
     return field == "raw_data" or field == "external_data" or field.endswith("_data")
 
 
-def _is_weight(tensor: TensorProto, role: Role) -> bool:
+def _is_weight(tensor: TensorProto, role: Role, learnt: Container[str] | None) -> bool:
     op, number = role
     if tensor.data_type in _BYTES:
         return len(tensor.dims) > 1  # a zero point is a scalar or a vector
     if tensor.data_type not in _FLOATS or op in ("QuantizeLinear", "DequantizeLinear") or op.startswith("QLinear"):
         return False
     size = int(np.prod(tensor.dims))
-    learnt = number in WEIGHT_INPUTS.get(op, ()) and size > 1
-    return learnt or size * 4 > _SMALL
+    if number in WEIGHT_INPUTS.get(op, ()):
+        return size > 1
+    return size * 4 > _SMALL and (learnt is None or tensor.name in learnt)
 
 
 def _roles(graph: onnx.GraphProto) -> dict[str, Role]:

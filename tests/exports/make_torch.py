@@ -133,15 +133,16 @@ def unequal(model: nn.Module) -> nn.Module:
     return model
 
 
-def exported(export: Export) -> onnx.ModelProto:
-    """What torch writes."""
+def exported(export: Export) -> tuple[onnx.ModelProto, set[str]]:
+    """What torch writes, and the names of the weights."""
     torch.manual_seed(0)
     model = unequal(export.make()).eval()
+    learnt = {name for name, _ in model.named_parameters()}
     image = torch.randn(2 if export.free_batch and export.dynamo else 1, export.channels, export.size, export.size)
     if export.dynamo:
         shapes = ({0: torch.export.Dim("batch")},) if export.free_batch else None
         program = torch.onnx.export(model, (image,), dynamo=True, opset_version=export.opset, dynamic_shapes=shapes)
-        return program.model_proto
+        return program.model_proto, learnt
     outputs = model(image)
     names = ["output"] if isinstance(outputs, torch.Tensor) else [f"output{n}" for n in range(len(outputs))]
     axes = {name: {0: "batch"} for name in ("image", *names)} if export.free_batch else None
@@ -156,14 +157,14 @@ def exported(export: Export) -> onnx.ModelProto:
         output_names=names,
         dynamic_axes=axes,
     )
-    return onnx.load_from_string(file.getvalue())
+    return onnx.load_from_string(file.getvalue()), learnt
 
 
 def with_suppression(model: onnx.ModelProto) -> onnx.ModelProto:
     """Put NonMaxSuppression behind scores [N, A, classes] and boxes [N, A, 4]; outputs are ragged."""
     scores, boxes = (output.name for output in model.graph.output)
     limits = {"most": (onnx.TensorProto.INT64, 20), "overlap": (onnx.TensorProto.FLOAT, 0.5)}
-    limits["least"] = (onnx.TensorProto.FLOAT, 0.02)
+    limits["least"] = (onnx.TensorProto.FLOAT, 0.25)
     for name, (dtype, value) in limits.items():
         model.graph.initializer.append(onnx.helper.make_tensor(name, dtype, [1], [value]))
     axes = onnx.helper.make_tensor("axes", onnx.TensorProto.INT64, [1], [1])
@@ -194,10 +195,11 @@ def main() -> None:
     for name in sys.argv[1:] or (*EXPORTS, "ssdlite_nms_ts17"):
         if name == "ssdlite_nms_ts17":
             decoded = Export(lambda: nets.SSDLite(decode=True), 17, size=320, free_batch=False)
-            save_stripped(with_suppression(exported(decoded)), name, "TorchScript, NonMaxSuppression appended")
+            model, learnt = exported(decoded)
+            save_stripped(with_suppression(model), name, "TorchScript, NonMaxSuppression appended", learnt)
             continue
-        export = EXPORTS[name]
-        save_stripped(exported(export), name, f"{'dynamo' if export.dynamo else 'TorchScript'}")
+        model, learnt = exported(EXPORTS[name])
+        save_stripped(model, name, "dynamo" if EXPORTS[name].dynamo else "TorchScript", learnt)
 
 
 if __name__ == "__main__":
