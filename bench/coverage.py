@@ -29,7 +29,7 @@ from krypton_onnx.inspection import inspect_model
 from krypton_onnx.passes.pipeline import normalized
 from krypton_onnx.passes.regions import Dense
 from krypton_onnx.plan import Plan
-from krypton_onnx.random_inputs import random_images
+from krypton_onnx.random_inputs import random_images, random_input
 from krypton_onnx.runtime.engine import Engine
 
 ROOT = Path(__file__).parent.parent
@@ -141,8 +141,9 @@ def ending(path: Path, plan: Plan) -> str | None:
 
 def affordable(path: Path, plan: Plan, seconds: float) -> int:
     """Queries that both sides can answer in about that time, warming up and all repeats included."""
-    engine = Engine(path)
-    feed = {plan.image.name: random_images(np.random.default_rng(0), plan, 1)}
+    engine, rng = Engine(path), np.random.default_rng(0)
+    feed = {info.name: random_input(rng, info) for info in plan.other_inputs}
+    feed[plan.image.name] = random_images(rng, plan, 1)
     engine.run(feed)
     started = time.perf_counter()
     engine.run(feed)

@@ -269,9 +269,12 @@ def _rows(arrays: list[Array], channel: int) -> npt.NDArray[np.float64]:
 def _run(model: onnx.ModelProto, node: onnx.NodeProto, runs: list[dict[str, Array]]) -> list[list[Array]]:
     """The outputs of one node, for each set of values."""
     names = list(dict.fromkeys(name for name in node.input if name))
+    fixed = [name for name in names if runs[0][name].dtype.kind == "V"]  # bfloat16, which cannot be fed
+    weights = [numpy_helper.from_array(runs[0][name], name) for name in fixed]
+    names = [name for name in names if name not in fixed]
     inputs = [_described(name, [values[name] for values in runs]) for name in names]
     outputs = [onnx.ValueInfoProto(name=name) for name in node.output if name]
-    graph = onnx.helper.make_graph([node], "step", inputs, outputs)
+    graph = onnx.helper.make_graph([node], "step", inputs, outputs, weights)
     step = onnx.helper.make_model(graph, opset_imports=model.opset_import, functions=model.functions, ir_version=10)
     options = ort.SessionOptions()
     options.log_severity_level = 4
