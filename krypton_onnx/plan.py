@@ -17,11 +17,13 @@ class TensorInfo:
         name: as in the model.
         dtype: numpy's name for the element type.
         shape: of one query, without the batch axis; None for an extent that is known only at run time.
+        read: whether any node reads it; what none reads may be left out.
     """
 
     name: str
     dtype: str
     shape: tuple[int | None, ...]
+    read: bool = True
 
 
 @dataclass(frozen=True, slots=True)

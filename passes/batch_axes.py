@@ -46,7 +46,7 @@ def batch_axes(net: Network, moving: frozenset[str], windowed: frozenset[str]) -
             axes[names[0]] = 0
             continue
         inherited = next((lost[name] for name in used if name in lost), None)
-        found = Doubt(inherited) if inherited else batch_rule(node, {name: axes[name] for name in used})
+        found = Doubt(inherited) if inherited else batch_rule(node, {name: axes[name] for name in used if name in axes})
         if isinstance(found, int) and found != 0 and results.intersection(names):
             found = Doubt("it is an output, and the batch is not its first axis")
         if isinstance(found, Doubt):

@@ -197,12 +197,13 @@ def _image_input(graph: gs.Graph, wanted: str | None, path: Path) -> gs.Variable
         return inputs[wanted]
     if not images:
         raise KryptonError(f"{path} has no 4-D image input [N, C, H, W]; its inputs are {_names(inputs)}.")
-    if len(images) > 1:
+    read = [t for t in images if t.outputs]
+    if len(images) > 1 and len(read) != 1:
         raise KryptonError(
             f"{path} has several 4-D inputs ({_names({t.name: t for t in images})}); "
             "name the image with --image-input (image_input=...)."
         )
-    return images[0]
+    return (read or images)[0]
 
 
 def _names(inputs: dict[str, gs.Variable]) -> str:

@@ -198,12 +198,13 @@ def _epsilon(net: Network) -> float:
 
 
 def _info(tensor: gs.Variable, leading: int = 0) -> TensorInfo:
-    shape = static_shape(tensor)
-    if shape is None:
+    shape, read = static_shape(tensor), bool(tensor.outputs)
+    if shape is None and read:
         raise KryptonError(
             f"The input '{tensor.name}' has the open shape {tensor.shape}: export the model with a fixed shape for it."
         )
-    return TensorInfo(tensor.name, np.dtype(tensor.dtype).name, shape[leading:])
+    known = shape or tuple(extent if isinstance(extent, int) else 1 for extent in tensor.shape or ())
+    return TensorInfo(tensor.name, np.dtype(tensor.dtype).name, known[leading:], read)
 
 
 def _planned_classes(layout: Layout, axis: int, extent: int, patch: int) -> WindowClasses:

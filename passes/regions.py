@@ -6,6 +6,7 @@ import onnx_graphsurgeon as gs
 
 from krypton_onnx import geometry
 from krypton_onnx.geometry import Program, Step, unchanged
+from krypton_onnx.passes import network
 from krypton_onnx.passes.network import Network, describe, outputs, static_shape
 from krypton_onnx.passes.operators import NCHW, Axes, NoRule, WindowRule, window_rule
 
@@ -78,11 +79,17 @@ def analyse_regions(net: Network) -> Regions:
 
 
 def used_names(node: gs.Node) -> list[str]:
-    """Names of all tensors that a node reads, inside its subgraphs too."""
+    """Names of all tensors that a node reads, inside its subgraphs too, but not of those that these make themselves."""
     names = [t.name for t in node.inputs]
+    if not network.has_subgraph(node):
+        return names
+    made: set[str] = set()
     for sub in node.subgraphs(recursive=True):
         names += [t.name for inner in sub.nodes for t in inner.inputs] + [t.name for t in sub.outputs]
-    return names
+        made.update(t.name for inner in sub.nodes for t in inner.outputs)
+        made.update(t.name for t in sub.inputs)
+    outside = {t.name for t in node.inputs}
+    return [name for name in names if name in outside or name not in made]
 
 
 class _Analysis:

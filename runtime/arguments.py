@@ -57,7 +57,7 @@ def cast(values: ArrayLike, info: TensorInfo, what: str) -> Array:
 
 
 def other_inputs(given: Mapping[str, ArrayLike], wanted: tuple[TensorInfo, ...]) -> dict[str, Array]:
-    """The inputs beside the image.
+    """The inputs beside the image; zeros for those that no node reads and nobody gives.
 
     Args:
         given: by name.
@@ -67,6 +67,8 @@ def other_inputs(given: Mapping[str, ArrayLike], wanted: tuple[TensorInfo, ...])
         KryptonError: wrong names, shapes or types.
     """
     names = {info.name for info in wanted}
+    blank = {i.name: np.zeros([n or 1 for n in i.shape], i.dtype) for i in wanted if not i.read}
+    given = {**blank, **given}
     if set(given) != names:
         missing, extra = sorted(names - set(given)), sorted(set(given) - names)
         raise KryptonError(

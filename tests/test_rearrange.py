@@ -20,7 +20,6 @@ def n(op: str, inputs: str, outputs: str = "y", /, **attrs: Any) -> onnx.NodePro
 
 
 CONV = n("Conv", "x w b", "c", pads=[1, 1, 1, 1])  # [1, 8, 6, 4]
-DEPTHWISE = n("Conv", "c d", "e", group=8, kernel_shape=[1, 1])
 
 
 def s(*numbers: int) -> np.ndarray[Any, Any]:
@@ -133,23 +132,6 @@ CASES: dict[str, tuple[list[onnx.NodeProto], dict[str, Any], list[str]]] = {
         {"s1": s(24, 8), "s2": s(24, 2, 3), "m": normal(8, 6)},
         ["Reshape", "Gemm", "Reshape"],
     ),
-    "DepthToSpace behind a convolution": ([n("DepthToSpace", "c", blocksize=2, mode="CRD")], {}, ["DepthToSpace"]),
-    "DepthToSpace by blocks": ([n("DepthToSpace", "c", blocksize=2, mode="DCR")], {}, ["DepthToSpace"]),
-    "DepthToSpace beside others": (
-        [n("DepthToSpace", "c", blocksize=2, mode="CRD"), n("Relu", "c", "z")],
-        {},
-        ["Gather", "DepthToSpace", "Relu"],
-    ),
-    "DepthToSpace behind a convolution of groups": (
-        [DEPTHWISE, n("DepthToSpace", "e", blocksize=2, mode="CRD")],
-        {"d": normal(8, 1, 1, 1)},
-        ["Conv", "Gather", "DepthToSpace"],
-    ),
-    "DepthToSpace behind something else": (
-        [n("Relu", "c", "r"), n("DepthToSpace", "r", blocksize=2, mode="CRD")],
-        {},
-        ["Relu", "Gather", "DepthToSpace"],
-    ),
 }
 
 
@@ -170,7 +152,6 @@ def test_rearrangement(name: str, tmp_path: Path) -> None:
     net, _ = normalized(tmp_path / "net.onnx")
     after = network.to_model(net.graph)
     assert sorted(node.op for node in net.graph.nodes[1:]) == sorted(expected)
-    assert "CRD" not in [node.attrs.get("mode") for node in net.graph.nodes]
     image = np.random.default_rng(0).standard_normal((1, 3, 6, 4)).astype(np.float32)
     names = [o.name for o in graph.output]
     outputs = [

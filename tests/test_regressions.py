@@ -64,6 +64,11 @@ LOOP = {**YES, "rounds": np.array(3)}
 FACTOR = {"k": normal(4, 1, 1)}
 
 EXACT: dict[str, tuple[list[onnx.NodeProto], dict[str, Any], dict[str, Any]]] = {
+    "an input of four dimensions that nothing reads": (
+        [CONV, *average("c", "y")],
+        W,
+        {"inputs": {"image": ["N", 3, 16, 16], "left_over": [1, 1, 1, 3]}},
+    ),
     "a normalization whose axes are its default": (
         [CONV, node("MeanVarianceNormalization", ["c"], ["m"]), node("Relu", ["m"], ["r"]), *average("r", "y")],
         W,
