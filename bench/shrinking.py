@@ -35,12 +35,14 @@ def candidates(model: onnx.ModelProto) -> Iterator[onnx.ModelProto]:
     if len(graph.output) > 1:
         for output in graph.output:
             yield cut(model, [output.name])
-    types = known_types(model)
+    types, finals = known_types(model), {o.name for o in graph.output}
     results = [name for node in graph.node for name in node.output]
     for name in results:  # end early
-        if name in types and name not in {o.name for o in graph.output}:
+        if name in types and name not in finals:
             yield cut(model, [name], types[name])
     for node in reversed(graph.node):
+        if node.op_type == "Identity" and node.output[0] in finals:
+            continue  # would be replaced by itself
         for source in node.input:
             if source in types and types.get(node.output[0]) == types[source]:
                 yield bypassed(model, node, source)
