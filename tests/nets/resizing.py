@@ -211,7 +211,7 @@ def tile(s: Sketch, x: Map) -> Map:
 
 def max_unpool(s: Sketch, x: Map) -> Map:
     s.since(11)
-    s.require(min(x.rows, x.cols) > 1)
+    s.require(min(x.rows, x.cols) > 1 and s.lead == 1)  # its shape is not inferred, so that nobody knows the batch
     top, places = s.ops("MaxPool", 2, x.name, kernel_shape=[2, 2], strides=[2, 2])
     shape = s.integers(s.lead, x.channels, x.rows, x.cols)
     name = s.op("MaxUnpool", s.op("Tanh", top), places, shape, kernel_shape=[2, 2], strides=[2, 2])
