@@ -38,19 +38,19 @@ sys.path.append(str(ROOT / "tests"))
 import exports  # noqa: E402
 
 NAMES = (*exports.NAMES, *models.NAMES)
-PATCH, STRIDE, REPEATS = 16, 4, 3
-FEWEST, MOST = 32, 512
-"""Queries that both sides answer, at the least and at the most."""
+PATCH, REPEATS = 16, 3
+STRIDES = (4, 8, 16)
+"""Of the grid: the finest that the time allows. What a query costs hardly depends on it, the base run's share does."""
 LONGEST = 90
 """Characters of a reason in the table."""
 
-HEADER = "| model | exporter | opset | windowed | dense | where windows end | bound | error | speedup | |"
+HEADER = "| model | exporter | opset | windowed | dense | where windows end | bound | error | stride | speedup | |"
 LEGEND = f"""\
 **windowed**, **dense**: operators that depend on the image and are computed in windows, and the others. **bound**: full
 arithmetic ÷ arithmetic of what a patch can change, the most that any exact method can gain (`krypton-onnx inspect`).
 **error**: the largest share of the difference from full inference that [exact](architecture.md) allows; at most 1 is
-exact. **speedup**: time of a query by full inference at its best batch ÷ ours, patch {PATCH}, stride {STRIDE}, random
-queries of the grid, base run included."""
+exact. **speedup**: time of a query by full inference at its best batch ÷ ours, patch {PATCH}, the whole grid of the stride,
+base run included; medians of {REPEATS} turns."""
 
 
 @dataclass
@@ -67,7 +67,8 @@ class Row:
         bound: on the speedup.
         share: worst share of what exact allows.
         speedup: full inference's time ÷ ours.
-        queries: that both sides answered.
+        stride: of the grid that was timed.
+        queries: of that grid.
         batch: of full inference.
         full, ours: milliseconds a query.
         note: how the graph runs, where that is unusual.
@@ -84,6 +85,7 @@ class Row:
     bound: float | None = None
     share: float | None = None
     speedup: float | None = None
+    stride: int | None = None
     queries: int | None = None
     batch: int | None = None
     full: float | None = None
@@ -119,14 +121,14 @@ def fill(row: Row, path: Path, seconds: float) -> None:
     """Compile, verify, inspect and time, in place."""
     artifact = kx.compile(path, patch=PATCH, verify=False)
     row.note = note(artifact.plan)
-    found = inspect_model(path, patch=PATCH, stride=STRIDE)
+    found = inspect_model(path, patch=PATCH, stride=STRIDES[0])
     row.windowed = sum(tensor.windowed for tensor in found.tensors)
     row.dense, row.bound = len(found.tensors) - row.windowed, found.bound
     row.end = ending(path, artifact.plan)
     row.share = max(check.share for check in kx.verify(path, artifact, queries=16))
-    row.queries = affordable(path, artifact.plan, seconds)
-    result = benchmark(path, artifact, patch=PATCH, stride=STRIDE, queries=row.queries, repeats=REPEATS)
-    row.speedup, row.batch = result.speedup, result.batch
+    row.stride = affordable(path, artifact.plan, seconds)
+    result = benchmark(path, artifact, patch=PATCH, stride=row.stride, repeats=REPEATS)
+    row.speedup, row.batch, row.queries = result.speedup, result.batch, result.grid
     row.full, row.ours = result.full.per_query * 1e3, result.incremental.per_query * 1e3
 
 
@@ -140,16 +142,17 @@ def ending(path: Path, plan: Plan) -> str | None:
 
 
 def affordable(path: Path, plan: Plan, seconds: float) -> int:
-    """Queries that both sides can answer in about that time, warming up and all repeats included."""
+    """The finest stride whose whole grid can be answered in about that time, warming up and all repeats included."""
     engine, rng = Engine(path), np.random.default_rng(0)
     feed = {info.name: random_input(rng, info) for info in plan.other_inputs}
     feed[plan.image.name] = random_images(rng, plan, 1)
     engine.run(feed)
     started = time.perf_counter()
     engine.run(feed)
-    one = time.perf_counter() - started
-    count = int(seconds / one / (2 * (REPEATS + 1)))
-    return min(MOST, max(FEWEST, count // FEWEST * FEWEST))
+    query = (time.perf_counter() - started) / max(plan.predicted_speedup, 1)
+    _, height, width = (extent or 0 for extent in plan.image.shape)
+    grids = {stride: (height // stride) * (width // stride) for stride in STRIDES}
+    return next((s for s, queries in grids.items() if queries * query * (REPEATS + 1) <= seconds), STRIDES[-1])
 
 
 def note(plan: Plan) -> str:
@@ -179,6 +182,7 @@ def line(row: Row) -> str:
         short(row.end or ""),
         "" if row.bound is None else f"{row.bound:.2f}×",
         exact,
+        "" if row.stride is None else row.stride,
         "" if row.speedup is None else f"{row.speedup:.2f}×",
         f"**failed**: {short(row.error, 3 * LONGEST)}" if row.error else row.note,
     )
