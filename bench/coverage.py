@@ -49,8 +49,8 @@ LEGEND = f"""\
 **windowed**, **dense**: operators that depend on the image and are computed in windows, and the others. **bound**: full
 arithmetic ÷ arithmetic of what a patch can change, the most that any exact method can gain (`krypton-onnx inspect`).
 **error**: the largest share of the difference from full inference that [exact](architecture.md) allows; at most 1 is
-exact. **speedup**: time of a query by full inference at its best batch ÷ ours, patch {PATCH}, the whole grid of the stride,
-base run included; medians of {REPEATS} turns."""
+exact. **speedup**: time of a query by full inference at its best batch ÷ ours, patch {PATCH}, the whole grid of the
+stride, base run included; medians of {REPEATS} turns."""
 
 
 @dataclass
