@@ -179,6 +179,11 @@ def test_the_command_line_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         result = CliRunner().invoke(main, [command, str(tmp_path / "net.onnx"), "--patch", "4"])
         assert result.exit_code == 0
         assert sentence.search(result.output)
+    np.save(tmp_path / "image.npy", np.zeros((3, 16, 18), np.float32))
+    asked = ["explain", str(tmp_path / "net.onnx"), str(tmp_path / "image.npy"), "-o", str(tmp_path / "map.npy")]
+    result = CliRunner().invoke(main, [*asked, "--patch", "4", "--stride", "8"])
+    assert result.exit_code == 0, result.output
+    assert sentence.search(result.stderr)
     result = CliRunner().invoke(main, ["inspect", str(tmp_path / "net.onnx"), "--patch", "4", "--json"])
     assert json.loads(result.output)["full_inference"] is True
     monkeypatch.setattr(planner, "LEAST_SPEEDUP", 0.0)
