@@ -1,6 +1,6 @@
 """What real exports gain: the page docs/coverage.md.
 
-    python bench/coverage.py [--models resnet18,yolo_ts13] [--resume] [--seconds 30] [--output docs/coverage.md]
+    python bench/coverage.py [--models resnet18,yolo_ts13] [--resume] [--output docs/coverage.md]
 
 A row for every export of `tests/exports.py`, random weights filled in, and for every architecture of
 `krypton_onnx.models`. What fails is a row too, with the sentence that says why. Rows are kept in a JSON file beside the
@@ -13,12 +13,10 @@ import json
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import numpy as np
 import onnx
 
 import krypton_onnx as kx
@@ -29,8 +27,6 @@ from krypton_onnx.inspection import inspect_model
 from krypton_onnx.passes.pipeline import normalized
 from krypton_onnx.passes.regions import Dense
 from krypton_onnx.plan import Plan
-from krypton_onnx.random_inputs import random_images, random_input
-from krypton_onnx.runtime.engine import Engine
 
 ROOT = Path(__file__).parent.parent
 sys.path.append(str(ROOT / "tests"))
@@ -38,19 +34,17 @@ sys.path.append(str(ROOT / "tests"))
 import exports  # noqa: E402
 
 NAMES = (*exports.NAMES, *models.NAMES)
-PATCH, REPEATS = 16, 3
-STRIDES = (4, 8, 16)
-"""Of the grid: the finest that the time allows. What a query costs hardly depends on it, the base run's share does."""
+PATCH, STRIDE, REPEATS = 16, 4, 3
 LONGEST = 90
 """Characters of a reason in the table."""
 
-HEADER = "| model | exporter | opset | windowed | dense | where windows end | bound | error | stride | speedup | |"
+HEADER = "| model | exporter | opset | windowed | dense | where windows end | bound | error | speedup | |"
 LEGEND = f"""\
 **windowed**, **dense**: operators that depend on the image and are computed in windows, and the others. **bound**: full
 arithmetic ÷ arithmetic of what a patch can change, the most that any exact method can gain (`krypton-onnx inspect`).
 **error**: the largest share of the difference from full inference that [exact](architecture.md) allows; at most 1 is
-exact. **speedup**: time of a query by full inference at its best batch ÷ ours, patch {PATCH}, the whole grid of the
-stride, base run included; medians of {REPEATS} turns."""
+exact. **speedup**: time of a query by full inference at its best batch ÷ ours, patch {PATCH}, stride {STRIDE}, base run
+included; samples of the whole grid (`krypton-onnx bench --queries sample`), medians of {REPEATS} turns."""
 
 
 @dataclass
@@ -67,8 +61,6 @@ class Row:
         bound: on the speedup.
         share: worst share of what exact allows.
         speedup: full inference's time ÷ ours.
-        stride: of the grid that was timed.
-        queries: of that grid.
         batch: of full inference.
         full, ours: milliseconds a query.
         note: how the graph runs, where that is unusual.
@@ -85,8 +77,6 @@ class Row:
     bound: float | None = None
     share: float | None = None
     speedup: float | None = None
-    stride: int | None = None
-    queries: int | None = None
     batch: int | None = None
     full: float | None = None
     ours: float | None = None
@@ -94,7 +84,7 @@ class Row:
     error: str | None = None
 
 
-def measured(name: str, seconds: float) -> Row:
+def measured(name: str) -> Row:
     """Everything about one model, or as much as can be had."""
     built = name in models.NAMES
     model = models.build(name) if built else exports.load_export(name)
@@ -110,25 +100,24 @@ def measured(name: str, seconds: float) -> Row:
         onnx.save(model, path)
         del model
         try:
-            fill(row, path, seconds)
+            fill(row, path)
         except Exception as error:  # a row says what went wrong, whatever it was
             row.error = sentence(error).replace(str(path), path.name)
     gc.collect()
     return row
 
 
-def fill(row: Row, path: Path, seconds: float) -> None:
+def fill(row: Row, path: Path) -> None:
     """Compile, verify, inspect and time, in place."""
     artifact = kx.compile(path, patch=PATCH, verify=False)
     row.note = note(artifact.plan)
-    found = inspect_model(path, patch=PATCH, stride=STRIDES[0])
+    found = inspect_model(path, patch=PATCH, stride=STRIDE)
     row.windowed = sum(tensor.windowed for tensor in found.tensors)
     row.dense, row.bound = len(found.tensors) - row.windowed, found.bound
     row.end = ending(path, artifact.plan)
     row.share = max(check.share for check in kx.verify(path, artifact, queries=16))
-    row.stride = affordable(path, artifact.plan, seconds)
-    result = benchmark(path, artifact, patch=PATCH, stride=row.stride, repeats=REPEATS)
-    row.speedup, row.batch, row.queries = result.speedup, result.batch, result.grid
+    result = benchmark(path, artifact, patch=PATCH, stride=STRIDE, queries="sample", repeats=REPEATS)
+    row.speedup, row.batch = result.speedup, result.batch
     row.full, row.ours = result.full.per_query * 1e3, result.incremental.per_query * 1e3
 
 
@@ -139,20 +128,6 @@ def ending(path: Path, plan: Plan) -> str | None:
     _, regions = normalized(path)
     without = (state for state in regions.states.values() if isinstance(state, Dense))
     return next((f"{state.reason}: {state.node}" for state in without), None)
-
-
-def affordable(path: Path, plan: Plan, seconds: float) -> int:
-    """The finest stride whose whole grid can be answered in about that time, warming up and all repeats included."""
-    engine, rng = Engine(path), np.random.default_rng(0)
-    feed = {info.name: random_input(rng, info) for info in plan.other_inputs}
-    feed[plan.image.name] = random_images(rng, plan, 1)
-    engine.run(feed)
-    started = time.perf_counter()
-    engine.run(feed)
-    query = (time.perf_counter() - started) / max(plan.predicted_speedup, 1)
-    _, height, width = (extent or 0 for extent in plan.image.shape)
-    grids = {stride: (height // stride) * (width // stride) for stride in STRIDES}
-    return next((s for s, queries in grids.items() if queries * query * (REPEATS + 1) <= seconds), STRIDES[-1])
 
 
 def note(plan: Plan) -> str:
@@ -182,7 +157,6 @@ def line(row: Row) -> str:
         short(row.end or ""),
         "" if row.bound is None else f"{row.bound:.2f}×",
         exact,
-        "" if row.stride is None else row.stride,
         "" if row.speedup is None else f"{row.speedup:.2f}×",
         f"**failed**: {short(row.error, 3 * LONGEST)}" if row.error else row.note,
     )
@@ -235,7 +209,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", help="names, separated by commas; all by default")
     parser.add_argument("--resume", action="store_true", help="keep the rows that are there")
-    parser.add_argument("--seconds", type=float, default=30, help="of timing, a row, about")
     parser.add_argument("--output", type=Path, default=ROOT / "docs" / "coverage.md")
     arguments = parser.parse_args()
     store = arguments.output.with_suffix(".json")
@@ -246,7 +219,7 @@ def main() -> None:
     if unknown := set(wanted) - set(NAMES):
         parser.error(f"unknown: {', '.join(sorted(unknown))}; known: {', '.join(NAMES)}")
     for name in wanted:
-        rows[name] = measured(name, arguments.seconds)
+        rows[name] = measured(name)
         print(line(rows[name]), flush=True)
         listed = [rows[name] for name in NAMES if name in rows]
         store.write_text(json.dumps([asdict(row) for row in listed], indent=1) + "\n")

@@ -10,6 +10,7 @@ laying the patches on the image, and nothing else that it could do without.
 import math
 import os
 import platform
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,7 @@ from krypton_onnx.plain_model import PlainModel, timed
 from krypton_onnx.random_inputs import random_images
 from krypton_onnx.runtime.arguments import other_inputs
 from krypton_onnx.runtime.base import Output, Outputs
+from krypton_onnx.runtime.batches import Batch
 from krypton_onnx.runtime.engine import Array, quiet_options
 from krypton_onnx.runtime.explain import Pair, grid, pair
 from krypton_onnx.runtime.session import Session
@@ -33,6 +35,11 @@ SAMPLE = 64
 SAMPLE_SECONDS = 2.0
 """Queries of the plain model per repetition, and about the time that they shall take, unless told: its time is linear
 in them, and a short time is mostly noise."""
+
+SAMPLE_BATCHES = 12
+"""Batches of a sample of ours, at the least: windows differ from place to place."""
+
+Queries = int | Literal["all", "sample"] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +127,7 @@ def benchmark(
     *,
     patch: Pair = 16,
     stride: Pair = 4,
-    queries: int | Literal["all"] | None = None,
+    queries: Queries = None,
     repeats: int = 3,
     threads: int | None = None,
     seed: int = 0,
@@ -134,7 +141,8 @@ def benchmark(
         patch: its (height, width).
         stride: pixels between neighbouring positions, (y, x).
         queries: a number: both sides answer this many random queries of the grid. "all": both answer the whole grid.
-            None: ours answers the whole grid and the plain model a random sample of it.
+            None: ours answers the whole grid and the plain model a random sample of it. "sample": so does ours, an even
+            sample of the batches in which it would answer the grid, and of the base run's time only their share counts.
         repeats: how often.
         threads: of ONNX Runtime; its own choice by default.
         seed: of the image and of the samples.
@@ -157,19 +165,24 @@ def benchmark(
     ours, theirs = _samples(rng, origins, queries, batch, batch_seconds[batch])
     base = session.materialize(image, others)
     answers = session.infer(base, theirs, content), plain.run(image, theirs, content, batch)
+    batches = _even_sample(list(session.batches(ours, sizes)), enough=SAMPLE if queries == "sample" else len(ours))
+    answered = sum(len(one.queries) for one in batches)
+    shown = np.moveaxis(content, -1, 0) if plan.channels_last else content
+
+    def incremental() -> float:
+        share = answered / len(ours)
+        seconds = share * timed(lambda: session.materialize(image, others))
+        return seconds + timed(lambda: deque(session.run(base, batches, lambda _: shown[None]), maxlen=0))
+
     times: list[tuple[float, float]] = [
-        (
-            timed(lambda: plain.run(image, theirs, content, batch)),
-            timed(lambda: session.infer(session.materialize(image, others), ours, content)),
-        )
-        for _ in range(repeats)
+        (timed(lambda: plain.run(image, theirs, content, batch)), incremental()) for _ in range(repeats)
     ]
     return Benchmark(
         model=Path(model).name,
         patch=sizes,
         stride=steps,
         grid=len(origins),
-        incremental=Timing(len(ours), tuple(b for _, b in times)),
+        incremental=Timing(answered, tuple(b for _, b in times)),
         full=Timing(len(theirs), tuple(a for a, _ in times)),
         batch=batch,
         batch_seconds=batch_seconds,
@@ -232,7 +245,7 @@ def _cpu_name() -> str:
 def _samples(
     rng: np.random.Generator,
     origins: NDArray[np.int64],
-    queries: int | Literal["all"] | None,
+    queries: Queries,
     batch: int,
     seconds: float,
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -241,6 +254,13 @@ def _samples(
         return origins, origins
     # whole batches only: a last, smaller one would count against the plain model
     wanted = max(SAMPLE, SAMPLE_SECONDS / seconds)
-    count = queries if queries is not None else math.ceil(wanted / batch) * batch
+    count = queries if isinstance(queries, int) else math.ceil(wanted / batch) * batch
     sample = origins[np.sort(rng.permutation(len(origins))[:count])]
-    return (origins, sample) if queries is None else (sample, sample)
+    return (sample, sample) if isinstance(queries, int) else (origins, sample)
+
+
+def _even_sample(batches: list[Batch], *, enough: int) -> list[Batch]:
+    """Every so many batches of a grid, so that they hold about so many queries, and batches of all places."""
+    mean = sum(len(batch.queries) for batch in batches) / len(batches)
+    count = min(len(batches), max(SAMPLE_BATCHES, math.ceil(enough / mean)))
+    return [batches[int(position)] for position in np.linspace(0, len(batches) - 1, count).round()]

@@ -104,7 +104,7 @@ def explain(session: "Session", base: Base, question: Question, progress: bool |
     own = score.of(base.outputs)[0]
     scores = np.empty((len(places), *own.shape), np.float32)
     with tqdm(total=len(places), unit="query", disable=None if progress is None else not progress) as bar:
-        for batch, outputs in session.run(base, places, question.patch, content):
+        for batch, outputs in session.run(base, session.batches(places, question.patch), content):
             scores[batch.queries] = score.of(outputs)
             bar.update(len(batch.queries))
     maps = np.moveaxis(scores.reshape(*origins.shape[:2], *own.shape), (0, 1), (-2, -1))

@@ -132,33 +132,36 @@ class Session:
         self, base: Base, places: Integers, content: Array, names: Mapping[str, str] | None = None
     ) -> Iterator[tuple[Batch, Outputs]]:
         shared, patch = len(content) == 1, (content.shape[2], content.shape[3])
-        return self.run(base, places, patch, lambda queries: content if shared else content[queries], names)
+        batches = self.batches(places, patch)
+        return self.run(base, batches, lambda queries: content if shared else content[queries], names)
 
     def _region_names(self) -> dict[str, str]:
         """Per output of the model, the incremental graph's output that holds its windows, or the map."""
         windows = dict(zip(region_windows(self.plan), self._incremental.outputs[len(self.plan.outputs) :], strict=True))
         return {info.name: windows.get(info.name, info.name) for info in self.plan.outputs}
 
+    def batches(self, origins: Integers, patch: tuple[int, int]) -> Iterator[Batch]:
+        """Queries as they run together, in the order that is fastest.
+
+        Args:
+            origins: int64 [Q, 2], inside the image.
+            patch: (height, width).
+        """
+        return plan_batches(self.plan, origins, patch, batch_size(self.plan, patch, self._budget))
+
     def run(
-        self,
-        base: Base,
-        origins: Integers,
-        patch: tuple[int, int],
-        content: Content,
-        names: Mapping[str, str] | None = None,
+        self, base: Base, batches: Iterable[Batch], content: Content, names: Mapping[str, str] | None = None
     ) -> Iterator[tuple[Batch, Outputs]]:
-        """Run queries batch by batch, in the order that is fastest; for results too large to be kept.
+        """Run queries batch by batch; for results too large to be kept.
 
         Args:
             base: from `materialize`.
-            origins: int64 [Q, 2], inside the image.
-            patch: (height, width).
+            batches: from `batches`.
             content: patch content by queries' positions.
             names: which outputs of the incremental graph to compute, by the names to give them; by default the model's.
         """
         wanted = names or {info.name: info.name for info in self.plan.outputs}
-        size = batch_size(self.plan, patch, self._budget)
-        for batch in plan_batches(self.plan, origins, patch, size):
+        for batch in batches:
             held = {
                 view.name: base.views[view.name][first * view.cols : stop * view.cols]
                 for view, (first, stop) in zip(self.plan.views, batch.bands, strict=True)

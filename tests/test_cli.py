@@ -370,6 +370,16 @@ def test_bench_text_says_what_was_sampled(place, monkeypatch):
     assert "linear" not in run("bench", "given/net.onnx", "--patch", "8", "--queries", "all", "--repeats", "1")
 
 
+def test_bench_of_a_sample_on_both_sides(place, monkeypatch):
+    monkeypatch.setattr("krypton_onnx.benchmark.SAMPLE_SECONDS", 0.0)
+    monkeypatch.setattr("krypton_onnx.benchmark.SAMPLE_BATCHES", 2)
+    grid = ("--patch", "8", "--stride", "1", "--queries", "sample", "--repeats", "1")
+    found = answer("bench", "given/net.onnx", *grid)
+    assert found["grid"] == 625
+    assert 30 <= found["incremental"]["queries"] < 200
+    assert found["full"]["queries"] == 64
+
+
 @pytest.mark.parametrize(
     ("options", "batch"),
     [

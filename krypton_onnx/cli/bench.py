@@ -2,7 +2,7 @@
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import click
 
@@ -11,7 +11,7 @@ from krypton_onnx.cli.sources import compiled, read_inputs, say_json, size_text
 from krypton_onnx.errors import KryptonError
 
 if TYPE_CHECKING:
-    from krypton_onnx.benchmark import Benchmark
+    from krypton_onnx.benchmark import Benchmark, Queries
 
 _EXAMPLES = """\b
 Examples:
@@ -26,9 +26,9 @@ Examples:
 @click.option(
     "--queries",
     type=count,
-    metavar="N|all",
-    help="Both sides answer N random queries, or the whole grid. [default: the whole grid for the incremental side, a "
-    "sample for full inference, whose time is linear in them]",
+    metavar="N|all|sample",
+    help="Both sides answer N random queries, or the whole grid, or a sample of it each. [default: the whole grid for "
+    "the incremental side, a sample for full inference, whose time is linear in them]",
 )
 @click.option("--repeats", type=click.IntRange(1), default=3, show_default=True, help="Turns, A B A B ...")
 @click.option("--threads", type=click.IntRange(1), help="Of ONNX Runtime. [default: one per core]")
@@ -39,7 +39,7 @@ def bench(
     model: Path,
     patch: tuple[int, int],
     stride: tuple[int, int],
-    queries: int | Literal["all"] | None,
+    queries: "Queries",
     repeats: int,
     threads: int | None,
     input_size: tuple[int, int] | None,

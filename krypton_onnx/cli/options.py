@@ -66,13 +66,15 @@ def named_file(text: str) -> tuple[str, Path]:
     return name, Path(file)
 
 
-def count(text: str) -> int | Literal["all"]:
-    """``500`` or ``all``."""
+def count(text: str) -> int | Literal["all", "sample"]:
+    """``500``, ``all`` or ``sample``."""
     if text == "all":
         return "all"
+    if text == "sample":
+        return "sample"
     found = whole_numbers(text, ",")
     if found is None or len(found) != 1 or found[0] < 1:
-        raise click.BadParameter(f"'{text}' is no number of queries: give a whole number from 1 on, or all.")
+        raise click.BadParameter(f"'{text}' is no number of queries: give a whole number from 1 on, all, or sample.")
     return found[0]
 
 
