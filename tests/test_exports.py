@@ -12,6 +12,7 @@ from exports import FOLDER, NAMES, Array, load_export
 import krypton_onnx as kx
 from krypton_onnx.plan import Plan
 from krypton_onnx.random_inputs import random_images
+from krypton_onnx.runtime.arguments import other_inputs
 from krypton_onnx.runtime.engine import Engine
 
 QUERIES = 8
@@ -54,14 +55,17 @@ def movement(path: Path, plan: Plan) -> dict[str, float]:
     """How far a patch of zeros, at the median of a few positions, moves each output, as a share of its size."""
     engine, rng = Engine(path), np.random.default_rng(0)
     image = random_images(rng, plan, 1)
-    base = engine.run({plan.image.name: image})
+    left_over = other_inputs({}, plan.other_inputs)
+    base = engine.run({plan.image.name: image, **left_over})
     shares: dict[str, list[float]] = {output: [] for output in engine.outputs}
     _, *limits = plan.image.shape
     for y, x in rng.integers(0, np.array(limits) - 15, (3, 2)):
         occluded = image.copy()
         channels_first = np.moveaxis(occluded, -1, 1) if plan.channels_last else occluded
         channels_first[:, :, y : y + 16, x : x + 16] = 0
-        for output, plain, changed in zip(shares, base, engine.run({plan.image.name: occluded}), strict=True):
+        for output, plain, changed in zip(
+            shares, base, engine.run({plan.image.name: occluded, **left_over}), strict=True
+        ):
             shares[output].append(relative(changed, plain))
     return {output: median(values) for output, values in shares.items()}
 
