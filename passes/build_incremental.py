@@ -169,8 +169,11 @@ class _Builder:
 
         Behind a cubic Resize it does so, and then has no kernel for the order of axes that it has made.
         """
-        shape = np.array([-1, *(static_shape(source) or ())[1:]], np.int64)
-        return self.emitter.op("Reshape", tensor, self.emitter.constant(shape), name=f"{source.name}/kept_in_order")
+        shape = static_shape(source)
+        if shape is None:
+            return tensor
+        kept = self.emitter.constant(np.array([-1, *shape[1:]], np.int64))
+        return self.emitter.op("Reshape", tensor, kept, name=f"{source.name}/kept_in_order")
 
     def _available(self, name: str) -> gs.Tensor:
         return self._whole(name) if name in self.moving else self._still(self.tensors[name])

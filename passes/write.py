@@ -4,6 +4,7 @@ from pathlib import Path
 
 import onnx
 
+from krypton_onnx.errors import KryptonError
 from krypton_onnx.passes.network import WEIGHTS_FILE, detached_weights, graphs_of, is_external, to_model
 from krypton_onnx.passes.pipeline import Compiled
 
@@ -42,5 +43,13 @@ def write_graphs(compiled: Compiled, folder: Path) -> tuple[str, ...]:
             tensor.external_data.add(key="offset", value=str(offset))
             tensor.external_data.add(key="length", value=str(length))
         onnx.save_model(model, folder / name)
-        onnx.checker.check_model(folder / name, full_check=True)
+        _check(folder / name)
     return (*graphs, WEIGHTS_FILE)
+
+
+def _check(file: Path) -> None:
+    try:
+        onnx.checker.check_model(file, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise KryptonError(f"The compiled {file.name} is no valid ONNX: {reason}. Please report this.") from error
