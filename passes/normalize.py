@@ -35,21 +35,45 @@ def _refuse_training(node: gs.Node) -> None:
         raise KryptonError(f"The {describe(node)} is exported in training mode: export the model for inference.")
 
 
-def pad_every_axis(net: Network) -> Network:
-    """Let a Pad state its amounts for all axes: ONNX Runtime's optimizer misreads those that it states for some.
+def state_every_axis(net: Network) -> Network:
+    """Let Pad and Resize say what they do along all axes: ONNX Runtime's optimizer misreads those that name some.
 
-    Before: ``Pad(x, [1, 2, 3, 4], axes=[2, 3])``. After: ``Pad(x, [0, 0, 1, 2, 0, 0, 3, 4])``.
+    Before: ``Pad(x, [1, 2, 3, 4], axes=[2, 3])``, ``Resize(x, scales=[2, 2], axes=[2, 3])``.
+    After: ``Pad(x, [0, 0, 1, 2, 0, 0, 3, 4])``, ``Resize(x, scales=[1, 1, 2, 2])``.
     """
     taken = network.Names(net.graph)
     for node in net.graph.nodes:
-        shape = static_shape(node.inputs[0]) if node.op == "Pad" else None
-        axes, amounts = (values(t) if (t := network.input_or_none(node, i)) else None for i in (3, 1))
-        if node.op == "Pad" and shape is not None and axes is not None and amounts is not None:
-            pads = np.zeros((2, len(shape)), np.int64)
-            pads[:, np.asarray(axes, np.int64) % len(shape)] = np.reshape(amounts, (2, -1))
-            name = taken.fresh(f"{node.outputs[0].name}/pads")
-            node.inputs = [node.inputs[0], network.constant(name, pads.reshape(-1)), *node.inputs[2:3]]
+        shape = static_shape(node.inputs[0]) if node.op in ("Pad", "Resize") else None
+        if shape is None:
+            continue
+        if node.op == "Pad":
+            _pad_every_axis(node, shape, taken)
+        elif "axes" in node.attrs and node.attrs.get("keep_aspect_ratio_policy", "stretch") == "stretch":
+            _resize_every_axis(node, shape, taken)
     return net
+
+
+def _pad_every_axis(node: gs.Node, shape: tuple[int, ...], taken: network.Names) -> None:
+    axes, amounts = (values(t) if (t := network.input_or_none(node, i)) else None for i in (3, 1))
+    if axes is not None and amounts is not None:
+        pads = np.zeros((2, len(shape)), np.int64)
+        pads[:, np.asarray(axes, np.int64) % len(shape)] = np.reshape(amounts, (2, -1))
+        name = taken.fresh(f"{node.outputs[0].name}/pads")
+        node.inputs = [node.inputs[0], network.constant(name, pads.reshape(-1)), *node.inputs[2:3]]
+
+
+def _resize_every_axis(node: gs.Node, shape: tuple[int, ...], taken: network.Names) -> None:
+    """Except where it crops: its region of interest names axes too."""
+    axes = [axis % len(shape) for axis in node.attrs["axes"]]
+    given = [(i, t) for i in (2, 3) if (t := network.input_or_none(node, i)) is not None]
+    stated = values(given[0][1]) if len(given) == 1 else None
+    if stated is None or node.attrs.get("coordinate_transformation_mode") == "tf_crop_and_resize":
+        return
+    index = given[0][0]
+    every = np.ones(len(shape), stated.dtype) if index == 2 else np.array(shape, stated.dtype)
+    every[axes] = stated
+    node.inputs[index] = network.constant(taken.fresh(f"{node.outputs[0].name}/every_axis"), every)
+    del node.attrs["axes"]
 
 
 def fold_zero_pads(net: Network) -> Network:

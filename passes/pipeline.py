@@ -21,7 +21,7 @@ from krypton_onnx.passes.free_batch import free_batch
 from krypton_onnx.passes.idioms import gather_repeats
 from krypton_onnx.passes.load import MAX_CELLS, load
 from krypton_onnx.passes.network import Network, Notes, static_shape
-from krypton_onnx.passes.normalize import fold_batch_norm, fold_zero_pads, pad_every_axis, remove_inference_noops
+from krypton_onnx.passes.normalize import fold_batch_norm, fold_zero_pads, remove_inference_noops, state_every_axis
 from krypton_onnx.passes.per_query import query_shape
 from krypton_onnx.passes.planner import Layout, batch_for, one_query_reason, plan_layout
 from krypton_onnx.passes.rearrange import (
@@ -44,7 +44,7 @@ TRANSFORMS = (
     name_regroupings,
     gather_repeats,
     keep_axes_of_products,
-    pad_every_axis,
+    state_every_axis,
     fold_zero_pads,
     fold_batch_norm,
 )

@@ -268,3 +268,13 @@ def test_what_onnx_runtimes_optimizer_would_break_behind_a_transpose(tmp_path: P
     ]
     weights = {"k0": np.array([1, 1, 0, 1]), "k1": np.array([1, 3]), "k2": np.array([1, C + 1, 17, 21])}
     answers_exactly(net((dense, weights), channels=C + 1, opset=18), tmp_path)
+
+
+def test_a_dense_resize_that_names_its_axes(tmp_path: Path) -> None:
+    """Of which ONNX Runtime's optimizer would do the same."""
+    dense = [
+        node("Concat", ["x", "x"], ["wide"], axis=3),
+        node("Resize", ["wide", "", "k0"], ["large"], mode="nearest", axes=[2, 3]),
+        node("Transpose", ["large"], ["z"], perm=[0, 1, 3, 2]),
+    ]
+    answers_exactly(net((dense, {"k0": np.array([1.5, 2], np.float32)}), opset=18), tmp_path)
