@@ -194,7 +194,8 @@ class Twin:
         shaken = [self.source.run(engine, images) for engine in self.source.shaken]
         checks = self._held(incremental, full, *shaken, jitter=self.jitter)
         # Integers have no noise: where the shaken source counts otherwise too, nobody can say what is right.
-        return [c for c in checks if c.error < np.inf or not any(differ(full[c.name], s[c.name]) for s in shaken)]
+        known = {n for n in full if self.jitter[n] < np.inf and not any(differ(full[n], s[n]) for s in shaken)}
+        return [check for check in checks if check.error < np.inf or check.name in known]
 
     def _pasted(self, probe: Probe, whole: Outputs) -> list[OutputCheck]:
         """Hold outputs that come as regions, laid over those of the base run, to the whole outputs."""
@@ -210,12 +211,16 @@ class Twin:
 
     @cached_property
     def jitter(self) -> dict[str, float]:
-        """By output, how far random images are from what shaken models answer: one query may cross no step."""
+        """By output, how far random images are from what shaken models answer: one query may cross no step.
+
+        Infinite for whole numbers that differ.
+        """
         image = self.base.image
         images = noise(np.random.default_rng(0), (16, *image.shape), image.dtype.name)
         full = self.source.run(self.source.optimised, images)
         others = [self.source.run(engine, images) for engine in self.source.shaken]
-        return {name: max(noise_of(full[name], other[name], self.plan.epsilon) for other in others) for name in full}
+        noises = {n: max(noise_of(full[n], other[n], self.plan.epsilon) for other in others) for n in full}
+        return {n: np.inf if any(differ(full[n], other[n]) for other in others) else noises[n] for n in full}
 
     def _held(
         self,
