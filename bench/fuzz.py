@@ -36,8 +36,8 @@ from outcomes import Outcome, Report
 from shrinking import shrink
 from twin import UnusableError, probes, some_patch, twin
 
-QUERIES = 12
-"""Of the compiled patch, for each graph; about as many of other sizes come along."""
+QUERIES, MANY = 12, 150
+"""Of the compiled patch, for each graph; about as many of other sizes come along. Some graphs get several batches."""
 
 FAINT = 1e-6
 """An output that neither moves nor errs by more is rounding alone: terms of order one that cancel."""
@@ -74,7 +74,7 @@ def attempt(seed: int, net: Net) -> Outcome:
         try:
             pair = twin(net, Path(folder), patch, seed)
             checks = []
-            for probe in probes(rng, net, patch, QUERIES):
+            for probe in probes(rng, net, patch, MANY if seed % 32 == 5 else QUERIES):
                 checks += pair.check(probe)
                 outcome.queries += len(probe.origins)
         except UnusableError as error:

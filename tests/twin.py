@@ -81,7 +81,8 @@ class Original(Source):
     def _shaken(self, seed: int) -> Engine:
         model, path = onnx.load(self._path), self._path.with_name("shaken.onnx")
         rng = np.random.default_rng(seed)
-        for tensor in model.graph.initializer:
+        constants = [n.attribute[0].t for n in model.graph.node if n.op_type == "Constant"]
+        for tensor in (*model.graph.initializer, *constants):
             values = numpy_helper.to_array(tensor)
             if values.dtype.kind == "f":
                 size = max(SHAKEN, float(np.finfo(values.dtype).eps))

@@ -2,7 +2,7 @@
 
 import math
 
-from nets.layers import activation, constant_operand, conv, pool
+from nets.layers import activation, batch_norm, constant_operand, conv, pool
 from nets.resizing import pad
 from nets.sketch import Map, Sketch
 
@@ -56,3 +56,13 @@ def concat_space(s: Sketch, x: Map) -> Map:
         shape[axis] = s.integer(1, 3)
         names[1] = s.normal(*shape)
     return s.map(s.op("Concat", *(names if s.often() else names[::-1]), axis=axis))
+
+
+def shared(s: Sketch, x: Map) -> Map:
+    """One weight for two convolutions, of which one may be followed by a BatchNormalization."""
+    weight = s.normal(x.channels, x.channels, 3, 3, scale=1 / math.sqrt(9 * x.channels))
+    first = s.map(s.op("Conv", x.name, weight, pads=[1, 1, 1, 1]))
+    if s.often():
+        first = batch_norm(s, first)
+    second = s.op("Conv", s.op("Relu", first.name), weight, pads=[1, 1, 1, 1])
+    return s.like(x, s.op("Add", first.name, second))

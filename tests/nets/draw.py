@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto, numpy_helper
 
 from nets import channels, control, quantized, resizing, tails, whole_map
-from nets.blocks import concat, concat_space, residual
+from nets.blocks import concat, concat_space, residual, shared
 from nets.channels_last import TO_FIRST, segment, steps
 from nets.choices import Choices, Drawn
 from nets.layers import (
@@ -29,13 +29,14 @@ from nets.layers import (
     pool,
     prelu,
     sigmoid_like,
+    unused,
 )
 from nets.sketch import Map, Net, Sketch
 
 Layer = Callable[[Sketch, Map], Map]
 
 COMMON = (conv, activation, pool, residual, concat, constant_operand)
-PLAIN = (batch_norm, norm, clip, prelu, noop, other_input, compare, sigmoid_like, lp_pool)
+PLAIN = (batch_norm, norm, clip, prelu, noop, other_input, compare, sigmoid_like, lp_pool, shared, unused)
 RESIZING = (
     resizing.resize,
     resizing.conv_transpose,
@@ -92,11 +93,12 @@ def random_net(choices: Choices, seed: int, themes: Themes = THEMES) -> Net:
     s = Sketch(choices, seed)
     picture, x = image(s)
     x = first_conv(s, s.attempt(s.pick(*PLAIN), x) if s.rarely() else x)
-    for _ in range(s.integer(0, 6)):
+    for _ in range(s.integer(0, 6) if not s.rarely() else s.integer(7, 14)):
         x = s.keep(s.attempt(lambda sketch, y: layer(sketch, y, themes), x))
     outputs = [tails.tail(s, x)]
     if s.rarely():
-        outputs.append(s.op("Identity", x.name))
+        made = any(x.name in node.output for node in s.nodes)
+        outputs.append(x.name if made and s.often() else s.op("Identity", x.name))
     if s.rarely():
         outputs.append(tails.tail(s, s.any_map(x)))
     model = s.model(outputs)
@@ -159,7 +161,9 @@ def halve(graph: onnx.GraphProto, fixed: set[str]) -> None:
             info.type.tensor_type.elem_type = TensorProto.FLOAT16
     for node in graph.node:
         for attribute in node.attribute:
-            if node.op_type == "Cast" and attribute.i == TensorProto.FLOAT:
+            if node.op_type == "Constant" and attribute.t.data_type == FLOAT and node.output[0] not in fixed:
+                attribute.t.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(attribute.t).astype(np.float16)))
+            elif node.op_type == "Cast" and attribute.i == TensorProto.FLOAT:
                 attribute.i = TensorProto.FLOAT16
             elif attribute.type == onnx.AttributeProto.GRAPH:
                 halve(attribute.g, fixed)

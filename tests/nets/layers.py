@@ -194,6 +194,12 @@ def noop(s: Sketch, x: Map) -> Map:
     return s.like(x, s.op(s.pick("Identity", "Dropout"), x.name))
 
 
+def unused(s: Sketch, x: Map) -> Map:
+    """A node that nothing reads, and a twin of the next one."""
+    s.op("Relu", x.name)
+    return s.like(x, s.op("Add", s.op("Tanh", x.name), s.op("Tanh", x.name)))
+
+
 def other_input(s: Sketch, x: Map) -> Map:
     """A second input of the model, which no query changes; it may look like an image."""
     shape = s.pick([x.channels, 1, 1], [1], [x.rows, x.cols], [1, x.channels, x.rows, x.cols], [1, x.channels, 1, 1])

@@ -243,9 +243,12 @@ class Sketch:
             dims = [f"{name}_{i}" for i in range(len(kind.shape.dim))]
             infos.append(helper.make_tensor_value_info(name, kind.elem_type, dims))
         listed = [helper.make_tensor_value_info(w.name, w.data_type, w.dims) for w in self.weights]
-        graph = helper.make_graph(
-            self.nodes, "random", [*self.inputs, *(listed if self.listed else [])], infos, self.weights
-        )
+        inputs = [*self.inputs, *(listed if self.listed else [])]
+        if self.listed or not self.rarely():
+            graph = helper.make_graph(self.nodes, "random", inputs, infos, self.weights)
+        else:
+            constants = [helper.make_node("Constant", [], [w.name], name=f"{w.name}/c", value=w) for w in self.weights]
+            graph = helper.make_graph([*constants, *self.nodes], "random", inputs, infos)
         opsets = [helper.make_opsetid(domain, version) for domain, version in self.domains.items()]
         version = max(8 if self.functions else 3, helper.find_min_ir_version_for(opsets[:1]))
         return helper.make_model(graph, opset_imports=opsets, ir_version=version, functions=self.functions)
