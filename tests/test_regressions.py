@@ -14,6 +14,7 @@ import krypton_onnx as kx
 
 node = helper.make_node
 CONV = node("Conv", ["image", "w"], ["c"], pads=[1, 1, 1, 1])
+TURNED = node("Transpose", ["c"], ["t"], perm=[0, 1, 3, 2])
 ANY = (FLOAT, None)
 LOGITS = {"y": (FLOAT, ["N", 4])}
 """Declared, as exporters do: where inference gets stuck, only this says that there are two axes."""
@@ -346,6 +347,39 @@ EXACT: dict[str, tuple[list[onnx.NodeProto], dict[str, Any], dict[str, Any]]] = 
             node("ReduceMean", ["g"], ["y"], axes=[1, 2], keepdims=0),
         ],
         {**W, "zero": np.array(0)},
+        {},
+    ),
+    "pixels out of channels where rows are columns": (
+        [CONV, TURNED, node("DepthToSpace", ["t"], ["d"], blocksize=2), *average("d", "y")],
+        W,
+        {},
+    ),
+    "a ConvTranspose where rows are columns": (
+        [CONV, TURNED, node("ConvTranspose", ["t", "v"], ["d"], strides=[2, 3]), *average("d", "y")],
+        {**W, "v": normal(4, 2, 3, 4)},
+        {},
+    ),
+    # ONNX Runtime moves a Transpose through the Pad and takes its amounts for those of all axes.
+    "Pad of some axes beside a Transpose": (
+        [
+            CONV,
+            node("Concat", ["c", "c"], ["wide"], axis=3),
+            node("Pad", ["wide", "amounts", "", "axes"], ["padded"]),
+            node("Transpose", ["padded"], ["t"], perm=[0, 1, 3, 2]),
+            *average("t", "y"),
+        ],
+        {**W, "amounts": np.array([1, 1, 0, 1]), "axes": np.array([1, 3])},
+        {"opset": 18},
+    ),
+    # Moved through the Resize, a Transpose leaves it with a layout that ONNX Runtime has no cubic kernel for.
+    "a cubic Resize that shrinks": (
+        [
+            CONV,
+            node("Resize", ["c", "", "", "sizes"], ["small"], mode="cubic"),
+            node("Transpose", ["small"], ["t"], perm=[0, 1, 3, 2]),
+            *average("t", "y"),
+        ],
+        {**W, "sizes": np.array([1, 4, 21, 9])},
         {},
     ),
     "a product whose rows are channels": (
