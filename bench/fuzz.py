@@ -39,8 +39,9 @@ from twin import UnusableError, probes, some_patch, twin
 QUERIES, MANY = 12, 150
 """Of the compiled patch, for each graph; about as many of other sizes come along. Some graphs get several batches."""
 
-FAINT = 1e-6
-"""An output that neither moves nor errs by more is rounding alone: terms of order one that cancel."""
+STILL, FAINT = 1e-6, 3e-5
+"""An output that moves by less than the first is rounding alone (terms that cancel, sums over a constant map); ONNX
+Runtime adds a batch in another order than one image, which such an output shows up to the second."""
 
 SECONDS = 120
 """A seed that takes longer hangs."""
@@ -89,7 +90,7 @@ def attempt(seed: int, net: Net) -> Outcome:
     outcome.frontiers = [plain(node.reason) for node in pair.plan.dense]
     outcome.windowed = windowed_share(net.model, {t for w in pair.plan.windows for t in w.tensors})
     wrong = max((check for check in checks if not check.exact), key=lambda check: check.share, default=None)
-    if wrong is not None and max(wrong.error, wrong.moved) < FAINT:
+    if wrong is not None and wrong.moved < STILL and wrong.error < FAINT:
         outcome.kind = "faint"
     elif wrong is not None:
         outcome.kind = "mismatch"
