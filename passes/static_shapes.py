@@ -155,7 +155,7 @@ def _spell_out_transposed(node: gs.Node) -> None:
     if any(extent > most for extent, most in zip(extents, natural, strict=True)):
         return  # it would have to be padded, which no attribute says
     pads = [
-        geometry.transposed_padding(most - extent, upper=mode == "SAME_UPPER")
+        geometry.halves(most - extent, upper=mode == "SAME_UPPER")
         for extent, most in zip(extents, natural, strict=True)
     ]
     node.attrs.pop("auto_pad", None)

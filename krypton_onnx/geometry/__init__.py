@@ -30,11 +30,11 @@ from krypton_onnx.geometry.axes import (
 from krypton_onnx.geometry.extents import (
     ceil_mode_padding,
     cells_inside,
+    halves,
     nearest_rows,
     padded_rows,
     resize_positions,
     same_padding,
-    transposed_padding,
 )
 from krypton_onnx.geometry.grid import grid_axis
 from krypton_onnx.geometry.overlay import AxisRead, band, map_index, overlay_index, window_index
@@ -70,6 +70,7 @@ __all__ = [
     "ceil_mode_padding",
     "cells_inside",
     "grid_axis",
+    "halves",
     "map_index",
     "nearest_rows",
     "overlay_index",
@@ -79,7 +80,6 @@ __all__ = [
     "regions",
     "resize_positions",
     "same_padding",
-    "transposed_padding",
     "unchanged",
     "window_index",
     "window_sizes",

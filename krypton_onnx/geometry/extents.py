@@ -29,6 +29,11 @@ def ceil_mode_padding(size: int, window: Sliding) -> int:
 def same_padding(size: int, span: int, stride: int, *, upper: bool) -> tuple[int, int]:
     """Explicit (begin, end) padding for auto_pad SAME_UPPER or SAME_LOWER."""
     total = max((-(-size // stride) - 1) * stride + span - size, 0)
+    return halves(total, upper=upper)
+
+
+def halves(total: int, *, upper: bool) -> tuple[int, int]:
+    """(begin, end) of so many rows in all, the odd one at the end for SAME_UPPER, at the begin for SAME_LOWER."""
     return (total // 2, total - total // 2) if upper else (total - total // 2, total // 2)
 
 
@@ -45,11 +50,6 @@ def cells_inside(size: int, window: Sliding, dilation: int = 1, counted: Sliding
     looked_at = begin[:, None] + np.arange(0, window.span, dilation)
     inside: NDArray[np.int64] = ((looked_at >= -counted.pad) & (looked_at < size + counted.pad_end)).sum(axis=1)
     return inside
-
-
-def transposed_padding(total: int, *, upper: bool) -> tuple[int, int]:
-    """(begin, end) rows that a transposed convolution cuts off where it has to cut `total` in all."""
-    return (total // 2, total - total // 2) if upper else (total - total // 2, total // 2)
 
 
 def padded_rows(size: int, begin: int, end: int, mode: str) -> tuple[int, ...]:
