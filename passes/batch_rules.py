@@ -30,7 +30,7 @@ from krypton_onnx.passes.batch_operands import (
     spread,
 )
 from krypton_onnx.passes.network import outputs, static_shape
-from krypton_onnx.passes.operators import NARY, UNARY
+from krypton_onnx.passes.rules.elementwise import NARY, UNARY
 
 
 def batch_rule(node: gs.Node, axes: Mapping[str, int]) -> int | Doubt:

@@ -6,9 +6,8 @@ import onnx_graphsurgeon as gs
 from krypton_onnx.passes import network
 from krypton_onnx.passes.footprint import Bytes, peak, static_bytes
 from krypton_onnx.passes.network import Network
-from krypton_onnx.passes.operators import Axes
 from krypton_onnx.passes.planner import Layout
-from krypton_onnx.passes.rules.rule import NHWC
+from krypton_onnx.passes.rules.rule import NHWC, Axes
 from krypton_onnx.plan import View
 
 

@@ -13,7 +13,7 @@ from krypton_onnx.passes import network
 from krypton_onnx.passes.network import static_shape
 from krypton_onnx.passes.rules import channels, contrib, elementwise, sliding, spatial
 from krypton_onnx.passes.rules.elementwise import NARY, UNARY
-from krypton_onnx.passes.rules.rule import NCHW, Axes, NoRule, WindowRule
+from krypton_onnx.passes.rules.rule import Axes, NoRule, Rule
 
 _WHOLE_MAP = frozenset(
     {"GlobalAveragePool", "GlobalMaxPool", "GlobalLpPool", "InstanceNormalization", "GroupNormalization"}
@@ -21,7 +21,7 @@ _WHOLE_MAP = frozenset(
 )
 
 
-def window_rule(node: gs.Node, moving: Mapping[str, Axes]) -> WindowRule | NoRule:
+def window_rule(node: gs.Node, moving: Mapping[str, Axes]) -> Rule:
     """The node's rule.
 
     Args:
@@ -43,7 +43,7 @@ def window_rule(node: gs.Node, moving: Mapping[str, Axes]) -> WindowRule | NoRul
     return _standard_rule(node, axes, frozenset(moving))
 
 
-def _standard_rule(node: gs.Node, axes: Axes, moving: frozenset[str]) -> WindowRule | NoRule:
+def _standard_rule(node: gs.Node, axes: Axes, moving: frozenset[str]) -> Rule:
     match node.op:
         case op if op in UNARY or op in NARY:
             return elementwise.rule(node, axes, moving)
@@ -57,6 +57,3 @@ def _standard_rule(node: gs.Node, axes: Axes, moving: frozenset[str]) -> WindowR
             return NoRule(f"{op} looks at the whole map")
         case op:
             return NoRule(f"no rule for {op}")
-
-
-__all__ = ["NARY", "NCHW", "UNARY", "Axes", "NoRule", "WindowRule", "window_rule"]

@@ -19,8 +19,8 @@ from krypton_onnx.passes.batch_axes import BatchAxes
 from krypton_onnx.passes.cost import Prediction, predict, read_seconds
 from krypton_onnx.passes.flops import flops
 from krypton_onnx.passes.network import Network, describe, outputs, static_shape
-from krypton_onnx.passes.operators import Axes, WindowRule
 from krypton_onnx.passes.regions import Dense, Regions, Windowed, used_names
+from krypton_onnx.passes.rules.rule import Axes, WindowRule
 from krypton_onnx.passes.through import Through, read_through
 from krypton_onnx.plan import DenseNode, Read, View, Window
 

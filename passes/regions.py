@@ -8,7 +8,8 @@ from krypton_onnx import geometry
 from krypton_onnx.geometry import Program, Step, unchanged
 from krypton_onnx.passes import network
 from krypton_onnx.passes.network import Network, describe, outputs, static_shape
-from krypton_onnx.passes.operators import NCHW, Axes, NoRule, WindowRule, window_rule
+from krypton_onnx.passes.operators import window_rule
+from krypton_onnx.passes.rules.rule import NCHW, Axes, NoRule, WindowRule
 
 
 @dataclass(frozen=True, slots=True)

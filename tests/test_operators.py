@@ -15,9 +15,9 @@ from twin import FLOAT, average, normal, small_net
 import krypton_onnx as kx
 from krypton_onnx.geometry import Sliding
 from krypton_onnx.passes.network import Network
-from krypton_onnx.passes.operators import NCHW, NoRule, WindowRule, window_rule
+from krypton_onnx.passes.operators import window_rule
 from krypton_onnx.passes.pipeline import normalized
-from krypton_onnx.passes.rules.rule import Form
+from krypton_onnx.passes.rules.rule import NCHW, Form, NoRule, WindowRule
 
 node = helper.make_node
 Nodes = list[onnx.NodeProto]
