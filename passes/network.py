@@ -131,7 +131,7 @@ def outputs(node: gs.Node) -> list[gs.Tensor]:
 
 
 class Names:
-    """The names that tensors of a graph have, to find new ones; for loops, where `fresh_name` would read all again."""
+    """The names that tensors of a graph have, to find new ones."""
 
     def __init__(self, graph: gs.Graph) -> None:
         self._taken = set(graph.tensors())
@@ -142,11 +142,6 @@ class Names:
         name = wanted if wanted not in self._taken else next(name for name in numbered if name not in self._taken)
         self._taken.add(name)
         return name
-
-
-def fresh_name(graph: gs.Graph, wanted: str) -> str:
-    """`wanted`, or with a number behind it if a tensor of the graph is called so."""
-    return Names(graph).fresh(wanted)
 
 
 def input_or_none(node: gs.Node, index: int) -> gs.Tensor | None:

@@ -18,19 +18,13 @@ from krypton_onnx.passes.build_base import base_peak, build_base
 from krypton_onnx.passes.build_incremental import build_incremental
 from krypton_onnx.passes.cost import streamed_bytes
 from krypton_onnx.passes.free_batch import free_batch
-from krypton_onnx.passes.idioms import gather_repeats
+from krypton_onnx.passes.idioms import gather_repeats, keep_axes_of_products, name_regroupings
 from krypton_onnx.passes.load import MAX_CELLS, load
 from krypton_onnx.passes.network import Network, Notes, static_shape
 from krypton_onnx.passes.normalize import fold_batch_norm, fold_zero_pads, remove_inference_noops, state_every_axis
 from krypton_onnx.passes.per_query import query_shape
 from krypton_onnx.passes.planner import Layout, batch_for, one_query_reason, plan_layout
-from krypton_onnx.passes.rearrange import (
-    keep_axes_of_products,
-    merge_transposes,
-    name_regroupings,
-    part_slices,
-    split_into_slices,
-)
+from krypton_onnx.passes.rearrange import merge_transposes, part_slices, split_into_slices
 from krypton_onnx.passes.regions import Regions, analyse_regions
 from krypton_onnx.passes.static_shapes import static_shapes
 from krypton_onnx.plan import FORMAT, Memory, Plan, Source, TensorInfo, WindowClasses

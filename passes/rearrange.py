@@ -1,14 +1,10 @@
-"""Transforms that state rearrangements plainly: several operators that move elements become the one that is meant."""
-
-from dataclasses import dataclass
+"""Transforms that state plainly what is taken of a tensor, and in which order: Split, Slice, Transpose."""
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
 from krypton_onnx.passes import network
-from krypton_onnx.passes.network import Array, Network, bypass, cleaned, static_shape, values
-
-_END = np.iinfo(np.int64).max
+from krypton_onnx.passes.network import Network, bypass, cleaned, static_shape, values
 
 
 def split_into_slices(net: Network) -> Network:
@@ -16,6 +12,7 @@ def split_into_slices(net: Network) -> Network:
 
     Before: ``Split(x, [8, 24], axis=1) → a, b``. After: ``Slice(x, 0:8) → a``, ``Slice(x, 8:32) → b``.
     """
+    taken = network.Names(net.graph)
     nodes: list[gs.Node] = []
     for node in net.graph.nodes:
         parts = _parts(node) if node.op == "Split" else None
@@ -28,9 +25,8 @@ def split_into_slices(net: Network) -> Network:
         node.inputs.clear()
         for result, begin, end in zip(results, bounds, bounds[1:], strict=False):
             if not network.is_absent(result):
-                numbers = [np.array([n], np.int64) for n in (begin, end, axis)]
-                nodes.append(gs.Node("Slice", f"{node.name}/{begin}", {}, [source], [result]))
-                nodes[-1].inputs += _constants(result.name, dict(zip(("starts", "ends", "axes"), numbers, strict=True)))
+                cut = _cut_constants(result.name, {axis: (begin, end, 1)}, taken)
+                nodes.append(gs.Node("Slice", f"{node.name}/{begin}", {}, [source, *cut], [result]))
     net.graph.nodes = nodes
     return cleaned(net)
 
@@ -54,19 +50,20 @@ def part_slices(net: Network) -> Network:
 
     Before: ``Slice(x, [0, 8, 1], [1, 16, 9], axes=[0, 1, 2])``. After: ``Slice(Slice(x, 8:16, axis=1), 1:9, axis=2)``.
     """
+    taken = network.Names(net.graph)
     nodes: list[gs.Node] = []
     for node in net.graph.nodes:
         cuts = _cuts(node) if node.op == "Slice" else None
         if cuts is not None:
             channels, space = ({a: c for a, c in cuts.items() if (a == 1) == first} for first in (True, False))
             if channels and space:
-                name = network.fresh_name(net.graph, f"{node.outputs[0].name}/channels")
+                name = taken.fresh(f"{node.outputs[0].name}/channels")
                 between = gs.Variable(name, node.outputs[0].dtype)
-                nodes.append(gs.Node("Slice", name, {}, [node.inputs[0]], [between]))
-                nodes[-1].inputs += _cut_constants(name, channels)
+                inputs = [node.inputs[0], *_cut_constants(name, channels, taken)]
+                nodes.append(gs.Node("Slice", name, {}, inputs, [between]))
                 node.inputs[0] = between
                 cuts = space
-            node.inputs = [node.inputs[0], *_cut_constants(node.outputs[0].name, cuts)]
+            node.inputs = [node.inputs[0], *_cut_constants(node.outputs[0].name, cuts, taken)]
         nodes.append(node)
     net.graph.nodes = nodes
     return cleaned(net)
@@ -91,9 +88,11 @@ def _cuts(node: gs.Node) -> dict[int, Cut] | None:
     return taken or None
 
 
-def _cut_constants(name: str, cuts: dict[int, Cut]) -> list[gs.Constant]:
-    starts, ends, steps = (np.array(numbers, np.int64) for numbers in zip(*cuts.values(), strict=True))
-    return _constants(name, {"starts": starts, "ends": ends, "axes": np.array(list(cuts), np.int64), "steps": steps})
+def _cut_constants(name: str, cuts: dict[int, Cut], taken: network.Names) -> list[gs.Constant]:
+    """What a Slice takes behind its data: starts, ends, axes, steps."""
+    starts, ends, steps = zip(*cuts.values(), strict=True)
+    numbers = {"starts": starts, "ends": ends, "axes": list(cuts), "steps": steps}
+    return [network.constant(taken.fresh(f"{name}/{what}"), np.array(n, np.int64)) for what, n in numbers.items()]
 
 
 def merge_transposes(net: Network) -> Network:
@@ -103,11 +102,11 @@ def merge_transposes(net: Network) -> Network:
     """
     results = {id(t) for t in net.graph.outputs}
     for node in net.graph.nodes:
-        order = _order(node)
+        order = transpose_order(node)
         if order is None:
             continue
         for first in node.inputs[0].inputs:
-            before = _order(first)
+            before = transpose_order(first)
             if before is not None:
                 order = [before[axis] for axis in order]
                 node.attrs["perm"], node.inputs[0] = order, first.inputs[0]
@@ -117,182 +116,7 @@ def merge_transposes(net: Network) -> Network:
     return cleaned(net)
 
 
-def _order(node: gs.Node) -> list[int] | None:
+def transpose_order(node: gs.Node) -> list[int] | None:
+    """The permutation of a Transpose; None for other nodes, and where the rank is not known."""
     rank = len(node.inputs[0].shape or ()) if node.op == "Transpose" else 0
     return list(node.attrs.get("perm", range(rank - 1, -1, -1))) if rank else None
-
-
-# ------------------------------------------------------------------------------- Reshape, Transpose, Reshape
-
-
-@dataclass(frozen=True, slots=True)
-class _Regrouping:
-    """Reshape → Transpose → Reshape, of which nothing in between is read by others.
-
-    Attributes:
-        source: what is rearranged.
-        before, split, after: shapes of the source, of the first Reshape's result and of the last one's.
-        order: the Transpose's.
-    """
-
-    source: gs.Tensor
-    before: tuple[int, ...]
-    split: tuple[int, ...]
-    after: tuple[int, ...]
-    order: tuple[int, ...]
-
-
-def name_regroupings(net: Network) -> Network:
-    """Call a channel shuffle, a pixel shuffle and their inverses by their names.
-
-    Before: ``Reshape [1, 2, 8, H, W] → Transpose(0, 2, 1, 3, 4) → Reshape [1, 16, H, W]``. After: ``Gather(channels)``.
-    Before: ``Reshape [1, C, 2, 2, H, W] → Transpose(0, 1, 4, 2, 5, 3) → Reshape [1, C, 2·H, 2·W]``.
-    After: ``DepthToSpace(CRD)``.
-    """
-    results = {id(t) for t in net.graph.outputs}
-    for node in list(net.graph.nodes):
-        found = _regrouping(node, results)
-        if found is None or len(found.before) != 4 or len(found.after) != 4 or found.before[0] != 1:
-            continue
-        if _is_channel_shuffle(found):
-            groups, channels = found.split[1:3]
-            _permute_channels(net, node, found.source, np.arange(groups * channels).reshape(groups, channels))
-            continue
-        attrs = _depth_to_space(found)
-        if attrs is not None:
-            node.op, node.attrs, node.inputs = "DepthToSpace", attrs, [found.source]
-        elif _is_space_to_depth(found, (0, 3, 5, 1, 2, 4)):
-            node.op, node.attrs, node.inputs = "SpaceToDepth", {"blocksize": found.split[3]}, [found.source]
-        elif _is_space_to_depth(found, (0, 1, 3, 5, 2, 4)):
-            _unshuffle(net, node, found)
-    return cleaned(net)
-
-
-def _regrouping(node: gs.Node, results: set[int]) -> _Regrouping | None:
-    chain = [node]
-    for op in ("Reshape", "Transpose", "Reshape"):
-        if chain[-1].op != op:
-            return None
-        producers = chain[-1].inputs[0].inputs
-        if len(chain) < 3:
-            alone = len(chain[-1].inputs[0].outputs) == 1 and id(chain[-1].inputs[0]) not in results
-            if not producers or not alone:
-                return None
-            chain.append(producers[0])
-    last, turn, first = chain
-    shapes = [static_shape(t) for t in (first.inputs[0], first.outputs[0], last.outputs[0])]
-    order = _order(turn)
-    before, split, after = shapes
-    if before is None or split is None or after is None or order is None:
-        return None
-    return _Regrouping(first.inputs[0], before, split, after, tuple(order))
-
-
-def _is_channel_shuffle(found: _Regrouping) -> bool:
-    rank = len(found.split)
-    parted = rank >= 4 and found.split[0] == 1 and found.split[1] * found.split[2] == found.before[1]
-    return parted and found.before == found.after and found.order == (0, 2, 1, *range(3, rank))
-
-
-def _depth_to_space(found: _Regrouping) -> dict[str, int | str] | None:
-    """Attributes of the DepthToSpace that it is, if it is one."""
-    _, channels, rows, cols = found.after
-    for mode, order, at in (("CRD", (0, 1, 4, 2, 5, 3), 2), ("DCR", (0, 3, 4, 1, 5, 2), 1)):
-        if found.order != order:
-            continue
-        block = found.split[at]
-        if rows % block or cols % block:
-            return None
-        inner = [1, channels, rows // block, cols // block]
-        split = (*inner[:at], block, block, *inner[at:])
-        if found.split == split and found.before == (1, channels * block**2, *inner[2:]):
-            return {"blocksize": block, "mode": mode}
-    return None
-
-
-def _is_space_to_depth(found: _Regrouping, order: tuple[int, ...]) -> bool:
-    _, channels, rows, cols = found.before
-    if found.order != order:
-        return False
-    block = found.split[3]
-    return (
-        found.split == (1, channels, rows // block, block, cols // block, block)
-        and found.after == (1, channels * block**2, rows // block, cols // block)
-        and rows % block == cols % block == 0
-    )
-
-
-def _unshuffle(net: Network, node: gs.Node, found: _Regrouping) -> None:
-    """PixelUnshuffle: SpaceToDepth, whose channels come in another order."""
-    block, channels = found.split[3], found.before[1]
-    name = network.fresh_name(net.graph, f"{node.outputs[0].name}/by_block")
-    blocks = gs.Variable(name, node.outputs[0].dtype, list(found.after))
-    _insert(net, node, gs.Node("SpaceToDepth", name, {"blocksize": block}, [found.source], [blocks]))
-    _permute_channels(net, node, blocks, np.arange(block**2 * channels).reshape(block**2, channels))
-
-
-def _permute_channels(net: Network, node: gs.Node, source: gs.Tensor, table: Array) -> None:
-    """Let the node take channels of `source` in the order of the table's columns."""
-    name = network.fresh_name(net.graph, f"{node.outputs[0].name}/channels")
-    order = network.constant(name, table.T.reshape(-1).astype(np.int64))
-    node.op, node.attrs, node.inputs = "Gather", {"axis": 1}, [source, order]
-
-
-# ------------------------------------------------------------------------------------------- DepthToSpace
-
-
-def _constants(name: str, numbers: dict[str, Array]) -> list[gs.Constant]:
-    return [network.constant(f"{name}/{what}", array) for what, array in numbers.items()]
-
-
-def _insert(net: Network, node: gs.Node, added: gs.Node) -> None:
-    # list.index would compare by value
-    net.graph.nodes.insert(next(i for i, other in enumerate(net.graph.nodes) if other is node), added)
-
-
-# --------------------------------------------------------------------------------------------------- products
-
-
-def keep_axes_of_products(net: Network) -> Network:
-    """Let a Gemm of merged axes be a product that keeps them.
-
-    Before: ``x → Reshape [197, 96] → Gemm(W, b) → Reshape [197, 1, 96]``.
-    After: ``x → Reshape [197, 1, 96] → MatMul(W) → Add(b)``. Tokens and images, once merged, could not be told apart.
-    """
-    results = {id(t) for t in net.graph.outputs}
-    for node in list(net.graph.nodes):
-        last = _unmerging(node, results)
-        weight = None if last is None else values(node.inputs[1])
-        if last is None or weight is None:
-            continue
-        result, addend = last.outputs[0], network.input_or_none(node, 2)
-        matrix = np.asarray(weight).T if node.attrs.get("transB", 0) else np.asarray(weight)
-        shape = np.array([*(static_shape(result) or ())[:-1], matrix.shape[0]], np.int64)
-        name = network.fresh_name(net.graph, f"{result.name}/kept")
-        target, factor = _constants(name, {"shape": shape, "matrix": matrix})
-        rows = gs.Variable(name, result.dtype, list(shape))
-        last.outputs.clear()
-        merged = node.inputs[0].inputs[0]
-        _insert(net, node, gs.Node("Reshape", rows.name, {}, [merged.inputs[0], target], [rows]))
-        product = result if addend is None else gs.Variable(f"{name}/product", result.dtype, list(result.shape))
-        _insert(net, node, gs.Node("MatMul", product.name, {}, [rows, factor], [product]))
-        if addend is not None:
-            _insert(net, node, gs.Node("Add", result.name, {}, [product, addend], [result]))
-    return cleaned(net)
-
-
-def _unmerging(node: gs.Node, results: set[int]) -> gs.Node | None:
-    """The Reshape behind a plain Gemm of merged axes, if it leaves the last axis and nothing else reads the Gemm."""
-    plain = all(node.attrs.get(name, usual) == usual for name, usual in (("alpha", 1), ("beta", 1), ("transA", 0)))
-    if node.op != "Gemm" or not plain or [p.op for p in node.inputs[0].inputs] != ["Reshape"]:
-        return None
-    product = node.outputs[0]
-    if [c.op for c in product.outputs] != ["Reshape"] or product.outputs[0].inputs[0] is not product:
-        return None
-    addend = network.input_or_none(node, 2)
-    before, after = static_shape(product), static_shape(product.outputs[0].outputs[0])
-    if id(product) in results or before is None or after is None or len(after) < 3 or after[-1] != before[-1]:
-        return None
-    # one addend a row would have to be unmerged as well
-    fits = addend is None or (static_shape(addend) or (2, 2))[:-1] in ((), (1,))
-    return product.outputs[0] if fits else None
