@@ -53,7 +53,8 @@ def batch_rule(node: gs.Node, axes: Mapping[str, int]) -> int | Doubt:
 
 
 def _qualified(node: gs.Node) -> str:
-    return node.op if node.domain in (None, "", "ai.onnx") else f"{node.domain}.{node.op}"
+    domain = network.domain(node)
+    return f"{domain}.{node.op}" if domain else node.op
 
 
 # ------------------------------------------------------------------------------------------------ elementwise

@@ -8,7 +8,8 @@ import onnx
 
 from krypton_onnx.errors import KryptonError
 from krypton_onnx.passes import network
-from krypton_onnx.passes.legacy import OLDEST_OPSET, STANDARD, opset_of
+from krypton_onnx.passes.contrib import STANDARD
+from krypton_onnx.passes.legacy import OLDEST_OPSET, opset_of
 
 MAX_NODES = 50_000
 """Nodes of a model, those of its functions counted at every call. Compiling takes about a millisecond for each."""

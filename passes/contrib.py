@@ -8,6 +8,8 @@ import onnx
 from onnx import NodeProto, TensorProto, helper
 
 DOMAIN = "com.microsoft"
+STANDARD = ("", "ai.onnx")
+"""Names of ONNX's own domain."""
 
 _AXES_ARE_AN_INPUT = 18
 """From this opset on, a reduction takes its axes as an input."""
@@ -22,7 +24,7 @@ def with_standard_operators(model: onnx.ModelProto) -> onnx.ModelProto:
     """
     if not any(node.domain == DOMAIN for node in model.graph.node):
         return model
-    opset = next(o.version for o in model.opset_import if o.domain in ("", "ai.onnx"))
+    opset = next(o.version for o in model.opset_import if o.domain in STANDARD)
     types = {t.name: t.data_type for t in model.graph.initializer}
     types.update({i.name: i.type.tensor_type.elem_type for i in model.graph.input})
     nodes = [new for node in model.graph.node for new in _standing_for(node, opset, types)]

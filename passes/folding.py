@@ -86,7 +86,7 @@ def _infer_again(graph: gs.Graph, node: gs.Node) -> None:
     Poolings and what they lead to are left to that: their extents may have to be put right first.
     """
     known = all(static_shape(t) is not None for t in node.outputs)
-    if known or node.op in POOLS or node.domain not in (None, "") or network.has_subgraph(node):
+    if known or node.op in POOLS or network.domain(node) or network.has_subgraph(node):
         return
     inputs = network.present(node)
     if any(t.dtype is None or static_shape(t) is None for t in inputs):

@@ -14,14 +14,13 @@ import onnx.version_converter
 
 from krypton_onnx.errors import KryptonError
 from krypton_onnx.passes import network
+from krypton_onnx.passes.contrib import STANDARD
 from krypton_onnx.passes.rewriter import Facts, Rewriter
 
 OLDEST_OPSET = 7
 """ONNX Runtime itself has no kernels for older convolutional networks: no Relu before opset 6, no Add before 7."""
 
 TARGET_OPSET = 17
-STANDARD = ("", "ai.onnx")
-"""Names of the standard domain."""
 
 _ASIDE = "krypton_onnx.aside"
 """A domain that no model has; the converter lets its nodes pass."""

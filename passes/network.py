@@ -16,7 +16,7 @@ from numpy.typing import DTypeLike, NDArray
 from onnx_graphsurgeon.ir.tensor import LazyValues
 
 from krypton_onnx.errors import KryptonError
-from krypton_onnx.passes.contrib import with_standard_operators
+from krypton_onnx.passes.contrib import STANDARD, with_standard_operators
 
 WEIGHTS_FILE = "weights.bin"
 DETACH_BYTES = 1024
@@ -154,6 +154,11 @@ def input_or_none(node: gs.Node, index: int) -> gs.Tensor | None:
 def has_subgraph(node: gs.Node) -> bool:
     """Whether the node runs graphs of its own (If, Loop, Scan)."""
     return any(isinstance(value, gs.Graph) for value in node.attrs.values())
+
+
+def domain(node: gs.Node) -> str:
+    """The node's domain; empty for ONNX's own, whatever the model calls that."""
+    return "" if node.domain in (None, *STANDARD) else str(node.domain)
 
 
 def describe(node: gs.Node) -> str:

@@ -38,7 +38,7 @@ def window_rule(node: gs.Node, moving: Mapping[str, Axes]) -> Rule:
     axes = moving[used[0].name]
     if any(moving[t.name] != axes for t in used):
         return NoRule("operands whose channels stand at different places")
-    if node.domain not in (None, "", "ai.onnx"):
+    if network.domain(node):
         return contrib.rule(node, axes, frozenset(moving))
     return _standard_rule(node, axes, frozenset(moving))
 

@@ -2,10 +2,10 @@
 
 import onnx_graphsurgeon as gs
 
+from krypton_onnx.passes.contrib import DOMAIN
 from krypton_onnx.passes.rules import elementwise
 from krypton_onnx.passes.rules.rule import Axes, NoRule, Rule, WindowRule, moving_beyond
 
-DOMAIN = "com.microsoft"
 _OPERANDS = {"QLinearAdd": (0, 3), "QLinearMul": (0, 3), "QLinearLeakyRelu": (0,), "QLinearSigmoid": (0,)}
 """Elementwise operators, and which of their inputs are data; the others are scales and zero points."""
 
