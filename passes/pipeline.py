@@ -23,7 +23,8 @@ from krypton_onnx.passes.load import MAX_CELLS, load
 from krypton_onnx.passes.network import Network, Notes, static_shape
 from krypton_onnx.passes.normalize import fold_batch_norm, fold_zero_pads, remove_inference_noops, state_every_axis
 from krypton_onnx.passes.per_query import query_shape
-from krypton_onnx.passes.planner import Layout, batch_for, one_query_reason, plan_layout
+from krypton_onnx.passes.planner import Layout, plan_layout
+from krypton_onnx.passes.queries_per_run import batch_for, one_query_reason
 from krypton_onnx.passes.rearrange import merge_transposes, part_slices, split_into_slices
 from krypton_onnx.passes.regions import Regions, analyse_regions
 from krypton_onnx.passes.static_shapes import static_shapes

@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 import onnx_graphsurgeon as gs
+from numpy.typing import NDArray
 
 from krypton_onnx import geometry
 from krypton_onnx.geometry import Program, Sliding, Step, unchanged
 from krypton_onnx.passes import network
-from krypton_onnx.passes.batch_axes import BatchAxes
 from krypton_onnx.passes.cost import Prediction, predict, read_seconds
 from krypton_onnx.passes.flops import flops
 from krypton_onnx.passes.network import Network, describe, outputs, static_shape
@@ -36,22 +36,6 @@ LEAST_SPEEDUP = 1.1
 
 SURE_BOUND = 1.5
 """Above this bound on the speedup, windows are used whatever is predicted."""
-
-LONELY_SHARE = 0.8
-"""Where this share of a query's arithmetic has lost the batch axis, batches gain nothing."""
-
-BATCH_BYTES = 20_000_000
-"""Activations of a batch. Less spreads the cost of index arithmetic over too few queries, more leaves the caches."""
-
-STREAMED_SHARE = 0.2
-"""So many bytes more for each byte of weights that a batch reads once, however many queries it has."""
-
-BATCHES = (8, 16, 32, 64)
-"""Queries per run, the one that comes nearest to BATCH_BYTES."""
-
-DENSE_BATCH_BYTES = 6_000_000
-DENSE_BATCHES = (2, 4, 8, 16, 32)
-"""The same for full inference, which has no index arithmetic to spread."""
 
 _SHORT_FLOATS = frozenset({"bfloat16"})
 
@@ -129,66 +113,29 @@ def _predicted(
     views: tuple[View, ...],
     patch: tuple[int, int],
 ) -> Prediction:
-    mean = _mean_windows(program, windows, patch)
+    mean = mean_windows(program, windows, patch)
     steps = {name: state.step for name, state in regions.states.items() if isinstance(state, Windowed)}
     shares = {name: areas[step] / math.prod(program[step].extents) for name, step in steps.items()}
     of_tensor = {name: mean[window] for name, window in window_of.items()}
     return predict(net, regions, shares, of_tensor, read_seconds(views, mean))
 
 
-def _mean_windows(program: Program, windows: tuple[Window, ...], patch: tuple[int, int]) -> list[tuple[float, float]]:
+def mean_windows(program: Program, windows: tuple[Window, ...], patch: tuple[int, int]) -> list[tuple[float, float]]:
     """(rows, columns) of the mean query's windows, over all origins of the image."""
-    extents = program[0].extents
-    rows, cols = (
-        geometry.window_sizes(program, axis, np.arange(extents[axis] - patch[axis] + 1), patch[axis]).mean(axis=1)
-        for axis in (0, 1)
-    )
+    rows, cols = (sizes.mean(axis=1) for sizes in _window_sizes(program, patch))
     return [(float(rows[w.step]), float(cols[w.step])) for w in windows]
-
-
-def one_query_reason(net: Network, layout: Layout, batch: BatchAxes, patch: tuple[int, int]) -> str | None:
-    """Why a run should take one query only, or None if it should take a batch.
-
-    Args:
-        net: the normalized model.
-        layout: the decided layout.
-        batch: where tensors have the batch.
-        patch: (height, width) of the patch to tune for.
-    """
-    for tensor in net.graph.outputs:
-        if tensor.name in batch.lost and static_shape(tensor) is None:
-            return f"{batch.lost[tensor.name]}; and the extents of the output '{tensor.name}' vary"
-    mean = _mean_windows(layout.program, layout.windows, patch)
-    together = sum(w.flops * math.prod(size) for w, size in zip(layout.windows, mean, strict=True))
-    alone = 0
-    for node in net.graph.nodes:
-        name = outputs(node)[0].name
-        if name in batch.lost:
-            alone += flops(node)
-        elif name in batch.axes and name not in layout.window_of:
-            together += flops(node)
-    return next(iter(batch.lost.values())) if alone > LONELY_SHARE * (alone + together) else None
-
-
-def batch_for(query_bytes: int, streamed: int, *, full_inference: bool) -> int:
-    """Queries per run.
-
-    Args:
-        query_bytes: that the activations take a query.
-        streamed: bytes of weights that a run reads once.
-        full_inference: whether nothing is computed in windows.
-    """
-    batches, size = (DENSE_BATCHES, DENSE_BATCH_BYTES) if full_inference else (BATCHES, BATCH_BYTES)
-    wanted = size + STREAMED_SHARE * streamed
-    return min(batches, key=lambda batch: abs(math.log(batch * max(query_bytes, 1) / wanted)))
 
 
 def largest_windows(layout: Layout, patch: tuple[int, int]) -> list[tuple[int, int]]:
     """(rows, columns) that each window has at most, over all origins."""
-    height, width = layout.program[0].extents
-    rows = geometry.window_sizes(layout.program, 0, np.arange(height - patch[0] + 1), patch[0]).max(axis=1)
-    cols = geometry.window_sizes(layout.program, 1, np.arange(width - patch[1] + 1), patch[1]).max(axis=1)
+    rows, cols = (sizes.max(axis=1) for sizes in _window_sizes(layout.program, patch))
     return [(int(rows[w.step]), int(cols[w.step])) for w in layout.windows]
+
+
+def _window_sizes(program: Program, patch: tuple[int, int]) -> Iterator[NDArray[np.int64]]:
+    """Rows, then columns, that windows need: int64 [steps, origins of the image]."""
+    for axis, (extent, size) in enumerate(zip(program[0].extents, patch, strict=True)):
+        yield geometry.window_sizes(program, axis, np.arange(extent - size + 1), size)
 
 
 def mean_areas(program: Program, patch: tuple[int, int]) -> list[float]:

@@ -10,7 +10,7 @@ from twin import average, normal, small_net
 from krypton_onnx.geometry import Sliding
 from krypton_onnx.passes import cost
 from krypton_onnx.passes.pipeline import normalized
-from krypton_onnx.passes.planner import batch_for
+from krypton_onnx.passes.queries_per_run import batch_for
 from krypton_onnx.plan import Read, View
 
 node = helper.make_node

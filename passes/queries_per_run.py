@@ -1,0 +1,61 @@
+"""How many queries a run of the incremental graph takes: policy, as in `planner`, once the layout is decided."""
+
+import math
+
+from krypton_onnx.passes.batch_axes import BatchAxes
+from krypton_onnx.passes.flops import flops
+from krypton_onnx.passes.network import Network, outputs, static_shape
+from krypton_onnx.passes.planner import Layout, mean_windows
+
+LONELY_SHARE = 0.8
+"""Where this share of a query's arithmetic has lost the batch axis, batches gain nothing."""
+
+BATCH_BYTES = 20_000_000
+"""Activations of a batch. Less spreads the cost of index arithmetic over too few queries, more leaves the caches."""
+
+STREAMED_SHARE = 0.2
+"""So many bytes more for each byte of weights that a batch reads once, however many queries it has."""
+
+BATCHES = (8, 16, 32, 64)
+"""Queries per run, the one that comes nearest to BATCH_BYTES."""
+
+DENSE_BATCH_BYTES = 6_000_000
+DENSE_BATCHES = (2, 4, 8, 16, 32)
+"""The same for full inference, which has no index arithmetic to spread."""
+
+
+def one_query_reason(net: Network, layout: Layout, batch: BatchAxes, patch: tuple[int, int]) -> str | None:
+    """Why a run should take one query only, or None if it should take a batch.
+
+    Args:
+        net: the normalized model.
+        layout: the decided layout.
+        batch: where tensors have the batch.
+        patch: (height, width) of the patch to tune for.
+    """
+    for tensor in net.graph.outputs:
+        if tensor.name in batch.lost and static_shape(tensor) is None:
+            return f"{batch.lost[tensor.name]}; and the extents of the output '{tensor.name}' vary"
+    mean = mean_windows(layout.program, layout.windows, patch)
+    together = sum(w.flops * math.prod(size) for w, size in zip(layout.windows, mean, strict=True))
+    alone = 0
+    for node in net.graph.nodes:
+        name = outputs(node)[0].name
+        if name in batch.lost:
+            alone += flops(node)
+        elif name in batch.axes and name not in layout.window_of:
+            together += flops(node)
+    return next(iter(batch.lost.values())) if alone > LONELY_SHARE * (alone + together) else None
+
+
+def batch_for(query_bytes: int, streamed: int, *, full_inference: bool) -> int:
+    """Queries per run.
+
+    Args:
+        query_bytes: that the activations take a query.
+        streamed: bytes of weights that a run reads once.
+        full_inference: whether nothing is computed in windows.
+    """
+    batches, size = (DENSE_BATCHES, DENSE_BATCH_BYTES) if full_inference else (BATCHES, BATCH_BYTES)
+    wanted = size + STREAMED_SHARE * streamed
+    return min(batches, key=lambda batch: abs(math.log(batch * max(query_bytes, 1) / wanted)))
