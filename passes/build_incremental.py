@@ -9,11 +9,12 @@ from krypton_onnx.passes.emit import Emitter
 from krypton_onnx.passes.footprint import Bytes, peak, static_bytes
 from krypton_onnx.passes.network import Network, static_shape, values
 from krypton_onnx.passes.occluded_image import occluded_image
-from krypton_onnx.passes.overlay import POINT, Box, Maps, Overlay, Source
+from krypton_onnx.passes.overlay import Overlay
 from krypton_onnx.passes.per_query import Carried, per_query_tail, query_shape
 from krypton_onnx.passes.planner import Layout
 from krypton_onnx.passes.regions import used_names
 from krypton_onnx.passes.rules.rule import Form, WindowRule
+from krypton_onnx.passes.windows import POINT, Box, Maps, Source
 
 
 def build_incremental(

@@ -19,7 +19,6 @@ from krypton_onnx.passes.network import Array
 INDEX = np.int32
 """Index arithmetic is int32: half the bytes of int64, and enough for 2^28 cells."""
 
-
 _NAMED_VALUES = 8
 """A constant of more values than this is not named after them."""
 

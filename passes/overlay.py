@@ -1,73 +1,19 @@
 """Emitting reads through the overlay: the mechanics of `geometry.overlay_index` on the tensors of a graph."""
 
-from dataclasses import dataclass
-from typing import Any
-
 import numpy as np
 import onnx_graphsurgeon as gs
 
 from krypton_onnx import geometry
-from krypton_onnx.geometry import AxisMap, AxisRead, Blend, Expanding, Lookup, Sliding
+from krypton_onnx.geometry import AxisMap, AxisRead, Blend, Expanding, Lookup
 from krypton_onnx.passes.emit import INDEX, Emitter, IntArray, IntGraph
 from krypton_onnx.passes.footprint import Bytes
 from krypton_onnx.passes.network import Array, element_type
 from krypton_onnx.passes.planner import Layout, largest_windows
 from krypton_onnx.passes.rules.rule import NCHW, NHWC, Axes
-from krypton_onnx.plan import View
+from krypton_onnx.passes.windows import Box, Maps, Source
 
-Maps = tuple[AxisMap, AxisMap]
-POINT: Maps = (Sliding(), Sliding())
 _INDEX_BYTES = 3 * np.dtype(INDEX).itemsize
 """A cell: three integer tensors of a read's full size are alive together."""
-
-
-@dataclass(frozen=True, slots=True)
-class Box:
-    """A window of each query.
-
-    Attributes:
-        starts: [Q, 1, 1], per axis; 0 where every query starts there.
-        sizes: scalars, per axis.
-        expected: its largest size for the patch that the plan is made for, to count memory with.
-        whole: whether it is the whole map, whatever the patch.
-    """
-
-    starts: tuple[IntArray | int, IntArray | int]
-    sizes: tuple[IntArray | int, IntArray | int]
-    expected: tuple[int, int]
-    whole: bool = False
-
-    def memory(self, cell_bytes: int, maps: Maps = POINT) -> Bytes:
-        """What a tensor over the cells that one query's box reads takes, at so many bytes a cell."""
-        rows, cols = (axis.count(n) for n, axis in zip(self.expected, maps, strict=True))
-        total = int(rows * cols) * cell_bytes
-        return Bytes(dense=total) if self.whole else Bytes(window=total)
-
-
-@dataclass(frozen=True, slots=True)
-class Source:
-    """A view, ready to be read.
-
-    Attributes:
-        tensor: the graph input [rows, C].
-        number: its position in view_rows.
-        view: its description.
-        axes: of the tensor in the model, and of its windows.
-        own: the queries' own windows; None for the image, whose windows are the patches.
-        dtype: of the tensor in the model; the view can be of a longer type (`planner.held_type`).
-    """
-
-    tensor: gs.Variable
-    number: int
-    view: View
-    axes: Axes
-    own: gs.Variable | None
-    dtype: np.dtype[Any]
-
-    @property
-    def cell_bytes(self) -> int:
-        """Bytes of one cell, all channels."""
-        return self.view.channels * int(np.dtype(self.view.dtype).itemsize)
 
 
 class Overlay:

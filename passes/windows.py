@@ -1,0 +1,66 @@
+"""Where windows lie, and what is read of a view: the operands of a read through the overlay."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from krypton_onnx.geometry import AxisMap, Sliding
+from krypton_onnx.passes.emit import IntArray
+from krypton_onnx.passes.footprint import Bytes
+from krypton_onnx.passes.rules.rule import Axes
+from krypton_onnx.plan import View
+
+Maps = tuple[AxisMap, AxisMap]
+"""What one row, and one column, of a reader reads."""
+POINT: Maps = (Sliding(), Sliding())
+
+
+@dataclass(frozen=True, slots=True)
+class Box:
+    """A window of each query.
+
+    Attributes:
+        starts: [Q, 1, 1], per axis; 0 where every query starts there.
+        sizes: scalars, per axis.
+        expected: its largest size for the patch that the plan is made for, to count memory with.
+        whole: whether it is the whole map, whatever the patch.
+    """
+
+    starts: tuple[IntArray | int, IntArray | int]
+    sizes: tuple[IntArray | int, IntArray | int]
+    expected: tuple[int, int]
+    whole: bool = False
+
+    def memory(self, cell_bytes: int, maps: Maps = POINT) -> Bytes:
+        """What a tensor over the cells that one query's box reads takes, at so many bytes a cell."""
+        rows, cols = (axis.count(n) for n, axis in zip(self.expected, maps, strict=True))
+        total = int(rows * cols) * cell_bytes
+        return Bytes(dense=total) if self.whole else Bytes(window=total)
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A view, ready to be read.
+
+    Attributes:
+        tensor: the graph input [rows, C].
+        number: its position in view_rows.
+        view: its description.
+        axes: of the tensor in the model, and of its windows.
+        own: the queries' own windows; None for the image, whose windows are the patches.
+        dtype: of the tensor in the model; the view can be of a longer type (`planner.held_type`).
+    """
+
+    tensor: gs.Variable
+    number: int
+    view: View
+    axes: Axes
+    own: gs.Variable | None
+    dtype: np.dtype[Any]
+
+    @property
+    def cell_bytes(self) -> int:
+        """Bytes of one cell, all channels."""
+        return self.view.channels * int(np.dtype(self.view.dtype).itemsize)
