@@ -1,9 +1,9 @@
-"""What callers give: images, other inputs; checked, and in the types that the graphs take."""
+"""What callers give: images, patches, other inputs; checked, and in the types that the graphs take."""
 
 from collections.abc import Mapping
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from krypton_onnx.errors import KryptonError
 from krypton_onnx.plan import Plan, TensorInfo
@@ -32,6 +32,58 @@ def image_tensor(image: ArrayLike, plan: Plan) -> Array:
             "The image holds values that are not finite (NaN or infinity); a heatmap would mean nothing."
         )
     return np.ascontiguousarray(tensor.transpose(2, 0, 1) if plan.channels_last else tensor)
+
+
+def patch_tensor(patch_content: ArrayLike, plan: Plan) -> Array:
+    """Patch content as the graph takes it: [1 or Q, C, h, w].
+
+    Args:
+        patch_content: as callers give it, [C, h, w] or [Q, C, h, w], channels last for a model that takes them so.
+        plan: describes the image.
+
+    Raises:
+        KryptonError: wrong shape or type, or larger than the image.
+    """
+    info = plan.image
+    content = cast(patch_content, info, "patch_content")
+    content = content[None] if content.ndim == 3 else content
+    if plan.channels_last and content.ndim == 4:
+        content = content.transpose(0, 3, 1, 2)
+    if content.ndim != 4 or content.shape[1] != info.shape[0] or 0 in content.shape[2:]:
+        raise KryptonError(
+            f"patch_content must be [C, h, w] or [Q, C, h, w], C being {info.shape[0]}; this is {list(content.shape)}."
+        )
+    height, width = content.shape[2:]
+    if height > (info.shape[1] or 0) or width > (info.shape[2] or 0):
+        raise KryptonError(f"A patch of {height}x{width} does not fit into the {info.shape[1]}x{info.shape[2]} image.")
+    return np.ascontiguousarray(content)
+
+
+def patch_origins(origins: ArrayLike, plan: Plan, patch: tuple[int, ...]) -> NDArray[np.int64]:
+    """Where patches lie: int64 [Q, 2].
+
+    Args:
+        origins: (y, x) of each.
+        plan: describes the image.
+        patch: their (height, width).
+
+    Raises:
+        KryptonError: no integers of that shape, or a patch leaves the image.
+    """
+    places = np.asarray(origins)
+    if places.ndim != 2 or places.shape[1] != 2 or places.dtype.kind not in "iu":
+        raise KryptonError(
+            f"origins must be integers of shape [Q, 2], (y, x) each; these are {places.dtype} {list(places.shape)}."
+        )
+    places = places.astype(np.int64)
+    extents = plan.image.shape[1:]
+    outside = np.flatnonzero(((places < 0) | (places > np.array(extents) - patch)).any(axis=1))
+    if len(outside):
+        y, x = places[outside[0]]
+        raise KryptonError(
+            f"The {patch[0]}x{patch[1]} patch at row {y}, column {x} leaves the {extents[0]}x{extents[1]} image."
+        )
+    return places
 
 
 def cast(values: ArrayLike, info: TensorInfo, what: str) -> Array:

@@ -13,7 +13,7 @@ from krypton_onnx.errors import KryptonError
 from krypton_onnx.heatmap import Heatmap
 from krypton_onnx.plan import Plan
 from krypton_onnx.preprocess import Fill
-from krypton_onnx.runtime.arguments import cast, image_tensor, other_inputs
+from krypton_onnx.runtime.arguments import image_tensor, other_inputs, patch_origins, patch_tensor
 from krypton_onnx.runtime.base import Base, Content, Output, Outputs
 from krypton_onnx.runtime.batches import Batch, Integers, plan_batches
 from krypton_onnx.runtime.engine import Array, Engine, Provider
@@ -114,8 +114,8 @@ class Session:
             KryptonError: wrong shapes or types, or a rectangle that leaves the image.
         """
         base = self._as_base(base)
-        content = self._patch_content(patch_content)
-        places = self._origins(origins, content.shape[2:])
+        content = patch_tensor(patch_content, self.plan)
+        places = patch_origins(origins, self.plan, content.shape[2:])
         if len(content) not in (1, len(places)):
             raise KryptonError(
                 f"patch_content is for {len(content)} queries and there are {len(places)} origins; give one or as many."
@@ -235,40 +235,6 @@ class Session:
                 "session."
             )
         return base
-
-    def _origins(self, origins: ArrayLike, patch: tuple[int, ...]) -> Integers:
-        places = np.asarray(origins)
-        if places.ndim != 2 or places.shape[1] != 2 or places.dtype.kind not in "iu":
-            raise KryptonError(
-                f"origins must be integers of shape [Q, 2], (y, x) each; these are {places.dtype} {list(places.shape)}."
-            )
-        places = places.astype(np.int64)
-        limit = np.array(self.plan.image.shape[1:]) - patch
-        outside = np.flatnonzero(((places < 0) | (places > limit)).any(axis=1))
-        if len(outside):
-            y, x = places[outside[0]]
-            raise KryptonError(
-                f"The {patch[0]}x{patch[1]} patch at row {y}, column {x} leaves the "
-                f"{self.plan.image.shape[1]}x{self.plan.image.shape[2]} image."
-            )
-        return places
-
-    def _patch_content(self, patch_content: ArrayLike) -> Array:
-        info = self.plan.image
-        content = cast(patch_content, info, "patch_content")
-        content = content[None] if content.ndim == 3 else content
-        if self.plan.channels_last and content.ndim == 4:
-            content = content.transpose(0, 3, 1, 2)
-        if content.ndim != 4 or content.shape[1] != info.shape[0] or 0 in content.shape[2:]:
-            raise KryptonError(
-                f"patch_content must be [C, h, w] or [Q, C, h, w] C = {info.shape[0]}; this is {list(content.shape)}."
-            )
-        height, width = content.shape[2:]
-        if height > (info.shape[1] or 0) or width > (info.shape[2] or 0):
-            raise KryptonError(
-                f"A patch of {height}x{width} does not fit into the {info.shape[1]}x{info.shape[2]} image."
-            )
-        return np.ascontiguousarray(content)
 
 
 def _checked_budget(budget: object) -> int | None:
