@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import onnx_graphsurgeon as gs
+from numpy.typing import DTypeLike
 
 from krypton_onnx.passes import network
 from krypton_onnx.passes.footprint import Bytes
@@ -113,17 +114,23 @@ class IntArray:
 
 
 class IntGraph:
-    """The functions of numpy that geometry uses, emitting nodes. Pass it as `xp`."""
+    """The functions of numpy that geometry uses, emitting nodes. Pass it as `xp`.
 
-    def __init__(self, emitter: Emitter) -> None:
+    Args:
+        emitter: receives the nodes.
+        dtype: of all integers.
+    """
+
+    def __init__(self, emitter: Emitter, dtype: DTypeLike = INDEX) -> None:
         self.emitter = emitter
+        self._dtype = dtype
 
     def op(self, op: str, *inputs: IntArray | int) -> IntArray:
         """Emit an operator on integer tensors and Python integers."""
         return IntArray(self, self.emitter.op(op, *(self._tensor(i) for i in inputs)))
 
     def wrap(self, tensor: gs.Tensor) -> IntArray:
-        """An int32 tensor of the graph as an array."""
+        """A tensor of the graph, of this type, as an array."""
         return IntArray(self, tensor)
 
     def minimum(self, a: IntArray | int, b: IntArray | int) -> IntArray:
@@ -150,20 +157,20 @@ class IntGraph:
         """The entries of a constant table at these positions, which lie inside it."""
         if not isinstance(index, IntArray):
             return table[index]
-        entries = self.emitter.constant(np.array(table, INDEX))
+        entries = self.emitter.constant(np.array(table, self._dtype))
         return IntArray(self, self.emitter.op("Gather", entries, index.tensor, axis=0))
 
     def arange(self, stop: IntArray | int) -> IntArray:
         """0 … stop − 1."""
         return self.op("Range", 0, stop, 1)
 
-    def expand_dims(self, a: IntArray, axis: int) -> IntArray:
-        """A new axis of extent 1."""
-        axes = self.emitter.constant(np.array([axis], np.int64))
+    def expand_dims(self, a: IntArray, axis: int | tuple[int, ...]) -> IntArray:
+        """New axes of extent 1, at these places of the result."""
+        axes = self.emitter.constant(np.array(axis, np.int64).reshape(-1))
         return IntArray(self, self.emitter.op("Unsqueeze", a.tensor, axes))
 
     def _tensor(self, value: IntArray | int) -> gs.Tensor:
-        return value.tensor if isinstance(value, IntArray) else self.emitter.constant(np.array(value, INDEX))
+        return value.tensor if isinstance(value, IntArray) else self.emitter.constant(np.array(value, self._dtype))
 
 
 def _is(value: IntArray | int, number: int) -> bool:

@@ -1,9 +1,12 @@
 """Emitting the image with each query's patch laid over it, in full: what full inference starts from."""
 
+import math
+
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from krypton_onnx.passes.emit import Emitter
+from krypton_onnx import geometry
+from krypton_onnx.passes.emit import Emitter, IntArray, IntGraph
 from krypton_onnx.passes.footprint import Bytes
 from krypton_onnx.plan import View
 
@@ -24,57 +27,41 @@ def occluded_image(
     Returns:
         [Q, C, H, W].
     """
-    index = _Integers(emitter)
-    last = emitter.op("Reshape", rows, index.constant([1, view.rows, view.cols, view.channels]))
+    xp = IntGraph(emitter, np.int64)  # which holds the place of any pixel of any batch
+    sizes = (view.channels, view.rows, view.cols)
+    last = emitter.op("Reshape", rows, _vector(emitter, 1, view.rows, view.cols, view.channels))
     image = emitter.op("Transpose", last, name=f"{view.tensor}/base", perm=[0, 3, 1, 2])
     copies = emitter.op("Expand", image, shape)
     patches = emitter.op("Expand", content, shape, name="patch_content/every_query")
-    query = index.count(emitter.op("Shape", origins, start=0, end=1), [1, 2, 3])
-    channel = index.constant(np.arange(view.channels).reshape(-1, 1, 1))
-    y, x = (index.column(origins, axis) for axis in (0, 1))
-    i = index.count(emitter.op("Shape", content, start=2, end=3), [1])
-    j = index.count(emitter.op("Shape", content, start=3, end=4), [])
-    # ((query · C + channel) · H + row) · W + column, the pixel's place among those of all copies
-    plane = index.sum(index.product(query, view.channels), channel)
-    row = index.sum(index.sum(index.product(plane, view.rows), y), i)
-    places = index.sum(index.product(row, view.cols), index.sum(x, j))
-    flat = index.constant([-1])
+    places = geometry.patch_pixels(
+        (_column(xp, origins, 0), _column(xp, origins, 1)),
+        (_extent(xp, content, 2), _extent(xp, content, 3)),
+        _extent(xp, origins, 0),
+        sizes,
+        xp,
+    )
     written = emitter.op(
         "ScatterND",
-        emitter.op("Reshape", copies, flat),
-        emitter.op("Reshape", places, index.constant([-1, 1])),
-        emitter.op("Reshape", patches, flat),
+        emitter.op("Reshape", copies, _vector(emitter, -1)),
+        emitter.op("Reshape", places.tensor, _vector(emitter, -1, 1)),
+        emitter.op("Reshape", patches, _vector(emitter, -1)),
     )
-    memory = Bytes(dense=view.channels * view.rows * view.cols * np.dtype(view.dtype).itemsize)
+    memory = Bytes(dense=math.prod(sizes) * np.dtype(view.dtype).itemsize)
     emitter.sizes.update({copies.name: memory, written.name: memory})
-    maps = index.constant([-1, view.channels, view.rows, view.cols])
-    return emitter.op("Reshape", written, maps, name=f"{view.tensor}/whole")
+    return emitter.op("Reshape", written, _vector(emitter, -1, *sizes), name=f"{view.tensor}/whole")
 
 
-class _Integers:
-    """Arithmetic in int64, which holds the place of any pixel of any batch."""
+def _column(xp: IntGraph, origins: gs.Variable, axis: int) -> IntArray:
+    """[Q, 1, 1, 1]."""
+    column = xp.emitter.op("Gather", origins, xp.emitter.constant(np.array(axis, np.int64)), axis=1)
+    return xp.expand_dims(xp.wrap(column), (1, 2, 3))
 
-    def __init__(self, emitter: Emitter) -> None:
-        self.emitter = emitter
 
-    def constant(self, numbers: object) -> gs.Constant:
-        return self.emitter.constant(np.array(numbers, np.int64))
+def _extent(xp: IntGraph, tensor: gs.Variable, axis: int) -> IntArray:
+    """A scalar."""
+    extent = xp.emitter.op("Shape", tensor, start=axis, end=axis + 1)
+    return xp.wrap(xp.emitter.op("Squeeze", extent, _vector(xp.emitter, 0)))
 
-    def sum(self, a: gs.Tensor, b: gs.Tensor) -> gs.Variable:
-        return self.emitter.op("Add", a, b)
 
-    def product(self, a: gs.Tensor, factor: int) -> gs.Variable:
-        return self.emitter.op("Mul", a, self.constant(factor))
-
-    def count(self, extent: gs.Variable, axes: list[int]) -> gs.Variable:
-        """0 … extent − 1, with axes of one behind."""
-        numbers = self.emitter.op("Range", self.constant(0), self._scalar(extent), self.constant(1))
-        return self.emitter.op("Unsqueeze", numbers, self.constant(axes)) if axes else numbers
-
-    def column(self, origins: gs.Variable, axis: int) -> gs.Variable:
-        """[Q, 1, 1, 1]."""
-        column = self.emitter.op("Gather", origins, self.constant(axis), axis=1)
-        return self.emitter.op("Unsqueeze", column, self.constant([1, 2, 3]))
-
-    def _scalar(self, extent: gs.Variable) -> gs.Variable:
-        return self.emitter.op("Squeeze", extent, self.constant([0]))
+def _vector(emitter: Emitter, *numbers: int) -> gs.Constant:
+    return emitter.constant(np.array(numbers, np.int64))

@@ -273,6 +273,18 @@ def test_overlay_index_reads_what_lies_on_top(data):
         assert index[q, i, j] == expected
 
 
+def test_patch_pixels_of_every_copy_of_an_image() -> None:
+    origins, (h, w), (channels, height, width) = np.array([(0, 0), (3, 1), (2, 4), (3, 4)]), (2, 3), (3, 5, 7)
+    marked = np.zeros((len(origins), channels, height, width), np.int64)
+    for copy, (y, x) in zip(marked, origins, strict=True):
+        copy[:, y : y + h, x : x + w] = np.arange(1, 1 + channels * h * w).reshape(channels, h, w)
+    y, x = origins.reshape(-1, 2, 1, 1, 1).swapaxes(0, 1)
+    found = geometry.patch_pixels((y, x), (h, w), len(origins), (channels, height, width))
+    written = np.zeros_like(marked)
+    written.reshape(-1)[found] = np.arange(1, 1 + channels * h * w).reshape(channels, h, w)
+    np.testing.assert_array_equal(written, marked)
+
+
 @pytest.mark.parametrize(
     ("begin", "end", "patch", "stride", "cover", "expected"),
     [

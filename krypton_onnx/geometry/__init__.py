@@ -37,7 +37,7 @@ from krypton_onnx.geometry.extents import (
     same_padding,
 )
 from krypton_onnx.geometry.grid import grid_axis
-from krypton_onnx.geometry.overlay import AxisRead, band, map_index, overlay_index, window_index
+from krypton_onnx.geometry.overlay import AxisRead, band, map_index, overlay_index, patch_pixels, window_index
 from krypton_onnx.geometry.programs import (
     Interval,
     Program,
@@ -75,6 +75,7 @@ __all__ = [
     "nearest_rows",
     "overlay_index",
     "padded_rows",
+    "patch_pixels",
     "patch_step",
     "region_sizes",
     "regions",

@@ -78,6 +78,28 @@ def window_index(rows: AxisRead, cols: AxisRead, own_index: Ints, xp: Any = np) 
     return own_y * cols.own_size + own_index + (_wanted_cols(cols, xp) - cols.own_start)
 
 
+def patch_pixels(
+    origins: tuple[Ints, Ints], patch: tuple[Ints, Ints], queries: Ints, image: tuple[int, int, int], xp: Any = np
+) -> Ints:
+    """Where the pixels of each query's patch lie among the pixels of copies of the image, one copy a query.
+
+    Args:
+        origins: (y, x), [Q, 1, 1, 1] each.
+        patch: (height, width), scalars.
+        queries: Q, a scalar.
+        image: (channels, height, width).
+        xp: numpy or the graph's emitter.
+
+    Returns:
+        Integers [Q, channels, patch height, patch width].
+    """
+    (y, x), (channels, height, width) = origins, image
+    copy = xp.expand_dims(xp.arange(queries), (1, 2, 3))
+    plane = copy * channels + xp.expand_dims(xp.arange(channels), (1, 2))
+    row = plane * height + y + xp.expand_dims(xp.arange(patch[0]), 1)
+    return row * width + x + xp.arange(patch[1])
+
+
 def _wanted_rows(read: AxisRead, xp: Any) -> Ints:
     """[Q, count, 1]."""
     return _looked_up(read, read.begin + xp.expand_dims(xp.arange(read.count), 1), xp)
