@@ -82,9 +82,11 @@ class Original(Source):
         model, path = onnx.load(self._path), self._path.with_name("shaken.onnx")
         rng = np.random.default_rng(seed)
         constants = [n.attribute[0].t for n in model.graph.node if n.op_type == "Constant"]
+        resizing = [n for n in model.graph.node if n.op_type in ("Resize", "Upsample")]
+        geometry = {name for n in resizing for name in n.input[1:]}  # a scale just below one would lose a cell
         for tensor in (*model.graph.initializer, *constants):
             values = numpy_helper.to_array(tensor)
-            if values.dtype.kind == "f":
+            if values.dtype.kind == "f" and tensor.name not in geometry:
                 size = max(SHAKEN, float(np.finfo(values.dtype).eps))
                 moved = values * (1 + size * rng.uniform(-1, 1, values.shape))
                 tensor.CopyFrom(numpy_helper.from_array(moved.astype(values.dtype), tensor.name))
