@@ -249,7 +249,7 @@ def _shape_for_one_image(graph: gs.Graph, batch: int) -> None:
     for node in graph.nodes:
         shape = network.input_or_none(node, _SHAPE_INPUT[node.op]) if node.op in _SHAPE_INPUT else None
         stated = None if shape is None else network.values(shape)
-        if stated is not None and stated.size and stated.flat[0] == batch:
+        if "axes" not in node.attrs and stated is not None and stated.size and stated.flat[0] == batch:
             one = np.array([1, *stated.reshape(-1)[1:]], np.int64)
             node.inputs[_SHAPE_INPUT[node.op]] = network.constant(f"{node.outputs[0].name}/one_image", one)
 

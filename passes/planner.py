@@ -20,7 +20,7 @@ from krypton_onnx.passes.cost import Prediction, predict, read_seconds
 from krypton_onnx.passes.flops import flops
 from krypton_onnx.passes.network import Network, describe, outputs, static_shape
 from krypton_onnx.passes.regions import Dense, Regions, Windowed, used_names
-from krypton_onnx.passes.rules.rule import Axes, WindowRule
+from krypton_onnx.passes.rules.rule import Axes, Form, WindowRule
 from krypton_onnx.passes.through import Through, read_through
 from krypton_onnx.plan import DenseNode, Read, View, Window
 
@@ -275,7 +275,9 @@ def _reads(
                 yield through.source(name, None)[0], whole
             elif not rules[result].is_pointwise or window_of.get(name) != window_of[result]:
                 rule = rules[result]
-                yield through.source(name, rule.pad_value)[0], Read(window_of[result], rule.rows, rule.cols)
+                # Sums of integers are no integers: a blend reads what is dequantized already.
+                source = name if rule.form is Form.BLEND else through.source(name, rule.pad_value)[0]
+                yield source, Read(window_of[result], rule.rows, rule.cols)
     for tensor in net.graph.outputs:
         if tensor.name in windowed:
             yield through.source(tensor.name, None)[0], whole

@@ -278,3 +278,16 @@ def test_a_dense_resize_that_names_its_axes(tmp_path: Path) -> None:
         node("Transpose", ["large"], ["z"], perm=[0, 1, 3, 2]),
     ]
     answers_exactly(net((dense, {"k0": np.array([1.5, 2], np.float32)}), opset=18), tmp_path)
+
+
+def test_a_linear_resize_of_what_is_dequantized(tmp_path: Path) -> None:
+    """The reader blends floats, and cannot read through to the integers."""
+    layer: Layer = (
+        [
+            node("QuantizeLinear", ["x", "k0", "k1"], ["q"]),
+            node("DequantizeLinear", ["q", "k0", "k1"], ["d"]),
+            node("Resize", ["d", "", "k2"], ["z"], mode="linear"),
+        ],
+        {"k0": np.float32(0.02), "k1": np.uint8(128), "k2": np.array([1, 1, 2, 2], np.float32)},
+    )
+    assert "z" in answers_exactly(net(layer), tmp_path)
