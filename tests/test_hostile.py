@@ -2,13 +2,13 @@
 
 import os
 import subprocess
-import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import limited
 import numpy as np
 import onnx
 import pytest
@@ -22,14 +22,6 @@ info = helper.make_tensor_value_info
 
 SECONDS = 10
 BYTES = 2 << 30
-
-PROGRAM = f"""
-import resource, sys
-resource.setrlimit(resource.RLIMIT_DATA, ({BYTES}, {BYTES}))
-resource.setrlimit(resource.RLIMIT_CPU, ({SECONDS}, {SECONDS}))
-from krypton_onnx.cli import main
-main(sys.argv[1:])
-"""
 
 
 def weight(name: str, *shape: int) -> TensorProto:
@@ -61,17 +53,11 @@ def model(
     return helper.make_model(graph, opset_imports=opsets, ir_version=8, functions=list(functions))
 
 
-def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """The program, with a limit on its memory and its time."""
-    return subprocess.run(
-        [sys.executable, "-c", PROGRAM, *arguments], cwd=folder, capture_output=True, text=True, timeout=6 * SECONDS
-    )
-
-
 def compiled(folder: Path, proto: onnx.ModelProto | bytes, *options: str) -> subprocess.CompletedProcess[str]:
     content = proto if isinstance(proto, bytes) else proto.SerializeToString()
     (folder / "net.onnx").write_bytes(content)
-    return run(folder, "compile", "net.onnx", "--patch", "4", "--no-verify", *options)
+    arguments = ("compile", "net.onnx", "--patch", "4", "--no-verify", *options)
+    return limited.run(folder, *arguments, seconds=SECONDS, size=BYTES)
 
 
 def assert_refused(done: subprocess.CompletedProcess[str], *words: str) -> None:

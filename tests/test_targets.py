@@ -352,6 +352,10 @@ def test_outputs_are_dropped_batch_by_batch(segmenter, image, target, monkeypatc
     session = kx.Session(segmenter)
     base = session.materialize(image)
     monkeypatch.setattr(Session, "run", watched)
-    session.explain(base, target, patch=4, stride=1, progress=False)
+    gc.freeze()  # so that each collection looks at what is new
+    try:
+        session.explain(base, target, patch=4, stride=1, progress=False)
+    finally:
+        gc.unfreeze()
     assert batches > 5
     assert 1 <= most <= 2
