@@ -6,10 +6,13 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime as ort
 import pytest
 from nets import Array, Net
 from onnx import TensorProto, helper
 from twin import FLOAT, average, normal, probe, small_net, twin
+
+from krypton_onnx import geometry
 
 node = helper.make_node
 C, H, W = 4, 29, 34
@@ -291,3 +294,30 @@ def test_a_linear_resize_of_what_is_dequantized(tmp_path: Path) -> None:
         {"k0": np.float32(0.02), "k1": np.uint8(128), "k2": np.array([1, 1, 2, 2], np.float32)},
     )
     assert "z" in answers_exactly(net(layer), tmp_path)
+
+
+SCALES = (0.3, 0.37, 0.6, 0.9, 1.3, 1.7, 2.2, 2.6, 3.0)
+
+
+@pytest.mark.parametrize("rounding", ["round_prefer_floor", "round_prefer_ceil", "floor", "ceil"])
+@pytest.mark.parametrize("mode", ["half_pixel", "asymmetric", "align_corners", "pytorch_half_pixel"])
+def test_nearest_rows_are_those_of_onnx_runtime(mode: str, rounding: str) -> None:
+    """Ties are decided by the last bit of float arithmetic, and by what the runtime takes for a tie."""
+    attrs = {"mode": "nearest", "coordinate_transformation_mode": mode, "nearest_mode": rounding}
+    model = helper.make_model(
+        helper.make_graph(
+            [node("Resize", ["x", "", "scales"], ["y"], **attrs)],
+            "resize",
+            [helper.make_tensor_value_info("x", FLOAT, [1, "n"]), helper.make_tensor_value_info("scales", FLOAT, [2])],
+            [helper.make_tensor_value_info("y", FLOAT, None)],
+        ),
+        opset_imports=[helper.make_opsetid("", 17)],
+        ir_version=8,
+    )
+    session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    for scale, size in product(SCALES, (35, 36, 101)):
+        given = {"x": np.arange(size, dtype=np.float32)[None], "scales": np.array([1, scale], np.float32)}
+        ((theirs,),) = session.run(None, given)
+        positions = geometry.resize_positions(size, len(theirs), float(np.float32(scale)), mode)
+        assert positions is not None
+        assert geometry.nearest_rows(positions, size, rounding) == tuple(theirs.astype(int))

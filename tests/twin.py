@@ -191,7 +191,11 @@ class Twin:
         if all(check.exact for check in checks):
             return checks + self._pasted(probe, incremental)
         images = probe.images(self.base.image)
-        checks = self._held(incremental, full, self.source.run(self.source.unoptimised, images))
+        others = [self.source.run(self.source.unoptimised, images)]
+        checks = self._held(incremental, full, *others)
+        together = None if all(check.exact for check in checks) else self.source.run_together(images, full)
+        if together is not None:
+            checks = self._held(incremental, full, *others, together)
         if all(check.exact for check in checks) or not self.source.jumps:
             return checks
         shaken = [self.source.run(engine, images) for engine in self.source.shaken]

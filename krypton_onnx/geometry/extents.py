@@ -108,9 +108,18 @@ def nearest_rows(positions: NDArray[np.float32], size: int, rounding: str) -> tu
     return tuple(np.clip(whole, 0, size - 1).tolist())
 
 
+def _rounded(positions: NDArray[np.float32], tie: float) -> NDArray[np.float32]:
+    """The nearest whole numbers; a tie, or what float rounding has made of one, moved by `tie`."""
+    half = np.floor(positions) + np.float32(0.5)
+    return np.where(np.abs(positions - half) < _TIE, half + np.float32(tie), np.floor(positions + np.float32(0.5)))
+
+
+_TIE = 1e-6
+"""ONNX Runtime takes positions that are so close to the middle for the middle."""
+
 _ROUNDING: dict[str, Callable[[Any], Any]] = {
-    "round_prefer_floor": lambda x: np.ceil(x - np.float32(0.5)),
-    "round_prefer_ceil": lambda x: np.floor(x + np.float32(0.5)),
+    "round_prefer_floor": lambda x: _rounded(x, -0.5),
+    "round_prefer_ceil": lambda x: _rounded(x, 0.5),
     "floor": np.floor,
     "ceil": np.ceil,
 }
