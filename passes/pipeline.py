@@ -27,6 +27,7 @@ from krypton_onnx.passes.planner import Layout, plan_layout
 from krypton_onnx.passes.queries_per_run import batch_for, one_query_reason
 from krypton_onnx.passes.rearrange import merge_transposes, part_slices, split_into_slices
 from krypton_onnx.passes.regions import Regions, analyse_regions
+from krypton_onnx.passes.signed_bytes import make_bytes_unsigned
 from krypton_onnx.passes.static_shapes import static_shapes
 from krypton_onnx.plan import FORMAT, Memory, Plan, Source, TensorInfo, WindowClasses
 
@@ -42,6 +43,7 @@ TRANSFORMS = (
     state_every_axis,
     fold_zero_pads,
     fold_batch_norm,
+    make_bytes_unsigned,
 )
 """The normalization, in order. After each the graph is checked and its shapes are inferred anew."""
 

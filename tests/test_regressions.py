@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime as ort
 import pytest
 from nets import Net
 from onnx import TensorProto, helper
@@ -464,6 +465,43 @@ def test_quantized_weights_are_held_to_their_own_noise(tmp_path: Path) -> None:
     )
     onnx.save(model, tmp_path / "net.onnx")
     assert kx.compile(tmp_path / "net.onnx", patch=2).plan.reduced_precision
+
+
+def test_signed_bytes_run_in_the_source_models_kernels(tmp_path: Path) -> None:
+    def quantized(name: str) -> list[onnx.NodeProto]:
+        there = node("QuantizeLinear", [name, "step", "zero"], [f"{name}/q"])
+        return [there, node("DequantizeLinear", [f"{name}/q", "step", "zero"], [f"{name}/d"])]
+
+    nodes = [
+        node("DequantizeLinear", ["w8", "scale", "zero"], ["w"]),
+        *quantized("image"),
+        node("Conv", ["image/d", "w"], ["c"], pads=[1, 1, 1, 1]),
+        *quantized("c"),
+        *average("c/d", "y"),
+    ]
+    scale = np.float32(0.01)
+    weights = {
+        "w8": np.rint(normal(4, 3, 3, 3) / scale).astype(np.int8),
+        "scale": scale,
+        "step": np.float32(0.05),
+        "zero": np.int8(0),
+    }
+    onnx.save(small_net(nodes, weights), tmp_path / "net.onnx")
+    artifact = kx.compile(tmp_path / "net.onnx", patch=2)
+    source, windows = tmp_path / "net.onnx", artifact.folder / "incremental.onnx"
+    assert not artifact.plan.full_inference
+    assert {o for o in optimised_operators(windows, tmp_path) if "Conv" in o} == {
+        o for o in optimised_operators(source, tmp_path) if "Conv" in o
+    }
+
+
+def optimised_operators(model: Path, folder: Path) -> set[str]:
+    """What ONNX Runtime really runs."""
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    options.optimized_model_filepath = str(folder / "optimised.onnx")
+    ort.InferenceSession(model, options)
+    return {n.op_type for n in onnx.load(folder / "optimised.onnx", load_external_data=False).graph.node}
 
 
 REFUSED: dict[str, tuple[list[onnx.NodeProto], dict[str, Any], str]] = {
