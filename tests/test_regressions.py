@@ -403,6 +403,24 @@ EXACT: dict[str, tuple[list[onnx.NodeProto], dict[str, Any], dict[str, Any]]] = 
         {**W, "step": np.float32(0.05), "zero": np.uint8(128)},
         {},
     ),
+    "a Resize whose extents rounding decides": (
+        [CONV, node("Resize", ["c", "", "factors"], ["r"], mode="nearest"), node("GlobalMaxPool", ["r"], ["y"])],
+        {**W, "factors": np.float32([1, 1, 0.7, 0.7])},
+        {"inputs": {"image": ["N", 3, 70, 70]}},
+    ),
+    "a linear Resize of a dequantized tensor": (
+        [
+            CONV,
+            node("QuantizeLinear", ["c", "step", "zero"], ["q"]),
+            node("DequantizeLinear", ["q", "step", "zero"], ["d"]),
+            node("Resize", ["d", "", "twice"], ["r"], mode="linear"),
+            node("QuantizeLinear", ["r", "step", "zero"], ["rq"]),
+            node("DequantizeLinear", ["rq", "step", "zero"], ["rd"]),
+            *average("rd", "y"),
+        ],
+        {**W, "step": np.float32(0.05), "zero": np.uint8(128), "twice": np.float32([1, 1, 2, 2])},
+        {},
+    ),
 }
 
 
