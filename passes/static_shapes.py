@@ -54,11 +54,12 @@ def _explicit_sizes(graph: gs.Graph) -> bool:
     for node in graph.nodes:
         scales = network.values(node.inputs[2]) if node.op == "Resize" and len(node.inputs) > 2 else None
         before, after = static_shape(node.inputs[0]) if scales is not None else None, static_shape(node.outputs[0])
-        if scales is None or before is None or after is None or not len(scales) == len(before) == len(after):
+        if scales is None or before is None or after is None:
             continue
-        extents, factors = np.array(before, np.float32), np.asarray(scales, np.float32)
+        axes = np.array(node.attrs.get("axes", range(len(before)))) % len(before)
+        extents, factors = np.array(before, np.float32)[axes], np.asarray(scales, np.float32)
         sizes = np.floor(extents * factors)
-        if sizes.tolist() != list(after) and np.array_equal(sizes / extents, factors):
+        if sizes.tolist() != np.array(after)[axes].tolist() and np.array_equal(sizes / extents, factors):
             name = taken.fresh(f"{node.outputs[0].name}/sizes")
             node.inputs = [*node.inputs[:2], gs.Variable.empty(), network.constant(name, sizes.astype(np.int64))]
             changed = True
