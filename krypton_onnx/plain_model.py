@@ -64,7 +64,7 @@ class PlainModel:
         if self._ragged:
             self.batch = self.batch or 1  # of a batch's detections nobody could tell whose they are
         elif self.batch is not None or self._others:
-            free = _with_free_batch(self._engine, path, plan, options, self._others)
+            free = with_free_batch(self._engine, path, plan, options, self._others)
             # Another input can be tied to a batch that the model leaves open.
             self._engine, self.batch = (self._engine, self.batch or 1) if free is None else (free, None)
 
@@ -116,7 +116,7 @@ def timed(run: Callable[[], object]) -> float:
     return time.perf_counter() - started
 
 
-def _with_free_batch(
+def with_free_batch(
     exported: Engine, path: Path, plan: Plan, options: ort.SessionOptions | None, others: Mapping[str, Array]
 ) -> Engine | None:
     """The model with a symbolic batch, if it then still answers each image as it does alone."""
