@@ -1,4 +1,4 @@
-"""Shapes of the operators that ONNX Runtime's quantizer adds to ONNX, which onnx's own inference does not know."""
+"""Shapes that onnx's inference does not know: of what ONNX Runtime's quantizer adds, and of GroupNormalization."""
 
 from collections.abc import Callable, Iterator
 from itertools import count
@@ -22,7 +22,7 @@ def with_standard_operators(model: onnx.ModelProto) -> onnx.ModelProto:
 
     The model then computes something else: it serves for shape inference alone. Operators that are not known here stay.
     """
-    if not any(node.domain == DOMAIN for node in model.graph.node):
+    if not any(_stand_in(node) for node in model.graph.node):
         return model
     opset = next(o.version for o in model.opset_import if o.domain in STANDARD)
     types = {t.name: t.data_type for t in model.graph.initializer}
@@ -35,11 +35,17 @@ def with_standard_operators(model: onnx.ModelProto) -> onnx.ModelProto:
 
 def _standing_for(node: NodeProto, opset: int, types: dict[str, int]) -> Iterator[NodeProto]:
     attrs = {a.name: helper.get_attribute_value(a) for a in node.attribute}
-    make = _STAND_INS.get(node.op_type) if node.domain == DOMAIN else None
+    make = _stand_in(node)
     if make is None or attrs.get("channels_last", 0) or attrs.get("ceil_mode", 0):
         yield node
     else:
         yield from make(node, attrs, opset, types)
+
+
+def _stand_in(node: NodeProto) -> "StandIn | None":
+    if node.domain == DOMAIN:
+        return _STAND_INS.get(node.op_type)
+    return _UNKNOWN_TO_ONNX.get(node.op_type) if node.domain in STANDARD else None
 
 
 StandIn = Callable[[NodeProto, dict[str, Any], int, dict[str, int]], Iterator[NodeProto]]
@@ -99,3 +105,6 @@ _STAND_INS: dict[str, StandIn] = {
     "QuantizeLinear": _cast,
     "DequantizeLinear": _cast,
 }
+
+_UNKNOWN_TO_ONNX: dict[str, StandIn] = {"GroupNormalization": _as("Identity", 0)}
+"""Operators of ONNX, of whose results its inference says nothing."""

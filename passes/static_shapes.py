@@ -15,6 +15,7 @@ from krypton_onnx import geometry
 from krypton_onnx.errors import KryptonError
 from krypton_onnx.geometry import Sliding
 from krypton_onnx.passes import network
+from krypton_onnx.passes.branches import inline_known_branches
 from krypton_onnx.passes.folding import MAX_GROWTH, POOLS, fold
 from krypton_onnx.passes.network import Array, Network, describe, static_shape
 
@@ -37,7 +38,7 @@ def static_shapes(net: Network) -> Network:
     growth = MAX_GROWTH
     while True:
         network.infer_shapes(net, after="shape inference")
-        if _explicit_padding(net.graph) or _explicit_sizes(net.graph):
+        if _explicit_padding(net.graph) or _explicit_sizes(net.graph) or inline_known_branches(net.graph):
             continue
         folded, growth = fold(net.graph, growth)
         if not folded:

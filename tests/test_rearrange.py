@@ -31,8 +31,23 @@ def sandwich(split: tuple[int, ...], order: list[int], after: tuple[int, ...]) -
     return nodes, {"s1": s(*split), "s2": s(*after)}
 
 
+def branch(*nodes: onnx.NodeProto) -> onnx.GraphProto:
+    result = helper.make_tensor_value_info(nodes[-1].output[0], TensorProto.FLOAT, None)
+    return helper.make_graph(list(nodes), "branch", [], [result])
+
+
 # nodes behind c, their constants, the operators that are left of all behind c
 CASES: dict[str, tuple[list[onnx.NodeProto], dict[str, Any], list[str]]] = {
+    "an If whose condition is known from shapes": (
+        [
+            n("Shape", "c", "shape"),
+            n("Gather", "shape i", "extent"),
+            n("Equal", "extent i", "same"),
+            n("If", "same", then_branch=branch(n("Relu", "c", "t")), else_branch=branch(n("Neg", "c", "t"))),
+        ],
+        {"i": np.array(1)},
+        ["Identity", "Neg"],
+    ),
     "Split by sizes": (
         [n("Split", "c p", "f h g", axis=1), n("Concat", "g f", axis=1)],
         {"p": s(3, 1, 4)},

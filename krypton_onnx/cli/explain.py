@@ -17,7 +17,7 @@ from krypton_onnx.cli.options import (
     preprocess_options,
     region,
 )
-from krypton_onnx.cli.sources import compiled, full_inference_text, label_of, read_inputs, read_labels, say_json
+from krypton_onnx.cli.sources import compiled, label_of, read_inputs, read_labels, say_json, speed_text
 from krypton_onnx.cli.targets import Masked, as_target, check_target, target_options
 from krypton_onnx.errors import KryptonError
 
@@ -101,7 +101,7 @@ def explain(model: Path, picture: Path, output: Path | None, **options: Any) -> 
         seen = see(artifact, opened, options["preprocess"], fields)
         target = as_target(asked, options, None if mask is None else seen.mask(mask))
         if artifact.plan.full_inference:  # said before the wait
-            click.echo(full_inference_text(artifact.plan.predicted_speedup), err=True)
+            click.echo(speed_text(artifact.plan.predicted_speedup, full_inference=True), err=True)
         heatmap, seconds = _ask(seen, inputs, target, seen.fill(fill), options)
     labels = labels or seen.artifact.plan.labels
     names = _names(heatmap, labels)

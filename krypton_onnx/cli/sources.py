@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from krypton_onnx.preprocess import Preprocess
 
 
+LEAST_SPEEDUP = 1.1
+"""What is predicted to gain less is said so before the work."""
+
+
 @contextmanager
 def compiled(
     model: Path,
@@ -203,10 +207,15 @@ def bytes_text(count: float) -> str:
     return f"{count:.3g} GB"
 
 
-def full_inference_text(predicted: float) -> str:
-    """That a plan has no windows, and why.
+def speed_text(predicted: float, *, full_inference: bool) -> str | None:
+    """What to expect of a plan that is predicted to gain nothing; None for others.
 
     Args:
         predicted: the speedup that windows would give.
+        full_inference: whether the plan does without them.
     """
-    return f"Runs as full inference: windows are predicted to give only {predicted:.2f}x"
+    if full_inference:
+        return f"Runs as full inference: windows are predicted to give only {predicted:.2f}x"
+    if predicted < LEAST_SPEEDUP:
+        return f"Little to gain: windows are predicted to give {predicted:.2f}x; 'krypton-onnx bench' measures it"
+    return None
