@@ -100,7 +100,9 @@ class _Freeing:
         """`numbers`, but as number `at` the extent of `source` along its batch axis, at run time."""
         known = np.asarray(numbers, np.int64)
         axis = self.axes[source.name]
-        extent = self._added(node, "Shape", [source], np.int64, start=axis, end=axis + 1)
+        # Of a Shape that is cut by its own attributes ONNX Runtime believes, where it knows no rank, that nothing is left.
+        shape = self._added(node, "Shape", [source], np.int64)
+        extent = self._added(node, "Gather", [shape, self._constant(node, np.array([axis]))], np.int64, axis=0)
         around = (known[:at], known[at + 1 :])
         before, after = ([self._constant(node, part)] if part.size else [] for part in around)
         return self._added(node, "Concat", [*before, extent, *after], np.int64, axis=0)
