@@ -100,7 +100,7 @@ class _Freeing:
         """`numbers`, but as number `at` the extent of `source` along its batch axis, at run time."""
         known = np.asarray(numbers, np.int64)
         axis = self.axes[source.name]
-        # Of a Shape that is cut by its own attributes ONNX Runtime believes, where it knows no rank, that nothing is left.
+        # Where it knows no rank, ONNX Runtime believes of a Shape cut by its attributes that nothing is left.
         shape = self._added(node, "Shape", [source], np.int64)
         extent = self._added(node, "Gather", [shape, self._constant(node, np.array([axis]))], np.int64, axis=0)
         around = (known[:at], known[at + 1 :])
