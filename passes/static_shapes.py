@@ -49,22 +49,42 @@ def _explicit_sizes(graph: gs.Graph) -> bool:
     """Spell out extents that ONNX Runtime, which multiplies in float32, rounds up to and inference does not.
 
     0.7 in float32 is a little less than 0.7: of 70 rows inference makes 48, and ONNX Runtime 49. Sizes state the same
-    factor only where their quotient is the scale; other Resizes stay. True if shapes have to be inferred again.
+    factor only where their quotient is the scale; an axis for which it is not is resized by a node of its own.
+    True if shapes have to be inferred again.
     """
-    taken, changed = network.Names(graph), False
+    taken = network.Names(graph)
+    nodes: list[gs.Node] = []
     for node in graph.nodes:
-        scales = network.values(node.inputs[2]) if node.op == "Resize" and len(node.inputs) > 2 else None
-        before, after = static_shape(node.inputs[0]) if scales is not None else None, static_shape(node.outputs[0])
-        if scales is None or before is None or after is None:
-            continue
-        axes = np.array(node.attrs.get("axes", range(len(before)))) % len(before)
-        extents, factors = np.array(before, np.float32)[axes], np.asarray(scales, np.float32)
-        sizes = np.floor(extents * factors)
-        if sizes.tolist() != np.array(after)[axes].tolist() and np.array_equal(sizes / extents, factors):
-            name = taken.fresh(f"{node.outputs[0].name}/sizes")
-            node.inputs = [*node.inputs[:2], gs.Variable.empty(), network.constant(name, sizes.astype(np.int64))]
-            changed = True
+        nodes += _sized(node, taken) if node.op == "Resize" else [node]
+    changed = [id(node) for node in nodes] != [id(node) for node in graph.nodes]
+    graph.nodes = nodes
     return changed
+
+
+def _sized(node: gs.Node, taken: network.Names) -> list[gs.Node]:
+    """The node, and before it one that resizes by sizes what inference gets wrong."""
+    scales = network.values(node.inputs[2]) if len(node.inputs) > 2 else None
+    before, after = static_shape(node.inputs[0]), static_shape(node.outputs[0])
+    if scales is None or not scales.size or before is None or after is None:
+        return [node]
+    axes = np.array(node.attrs.get("axes", range(len(before)))) % len(before)
+    extents, factors = np.array(before, np.float32)[axes], np.asarray(scales, np.float32)
+    sizes = np.floor(extents * factors)
+    wrong = sizes != np.array(after)[axes]
+    crops = node.attrs.get("coordinate_transformation_mode") == "tf_crop_and_resize"
+    if crops or not wrong.any() or not np.array_equal((sizes / extents)[wrong], factors[wrong]):
+        return [node]
+    name = node.outputs[0].name
+    stated = network.constant(taken.fresh(f"{name}/sizes"), np.where(wrong, sizes, extents).astype(np.int64))
+    middle = gs.Variable(taken.fresh(f"{name}/sized"), node.outputs[0].dtype)
+    first = gs.Node("Resize", middle.name, dict(node.attrs), [node.inputs[0], *node.inputs[1:2]], [middle])
+    first.inputs += [gs.Variable.empty(), stated]
+    rest = np.where(wrong, np.float32(1), factors)
+    if (rest == 1).all():
+        first.outputs = [node.outputs[0]]
+        return [first]
+    node.inputs = [middle, *node.inputs[1:2], network.constant(taken.fresh(f"{name}/scales"), rest)]
+    return [first, node]
 
 
 def _refuse_random(graph: gs.Graph) -> None:

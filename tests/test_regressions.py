@@ -403,6 +403,11 @@ EXACT: dict[str, tuple[list[onnx.NodeProto], dict[str, Any], dict[str, Any]]] = 
         {**W, "step": np.float32(0.05), "zero": np.uint8(128)},
         {},
     ),
+    "a Resize of which rounding decides one extent": (
+        [CONV, node("Resize", ["c", "", "factors"], ["r"], mode="linear"), node("GlobalMaxPool", ["r"], ["y"])],
+        {**W, "factors": np.float32([1, 1, 0.7, 0.7])},
+        {"inputs": {"image": ["N", 3, 25, 30]}},
+    ),
     "a Resize whose extents rounding decides": (
         [CONV, node("Resize", ["c", "", "factors"], ["r"], mode="nearest"), node("GlobalMaxPool", ["r"], ["y"])],
         {**W, "factors": np.float32([1, 1, 0.7, 0.7])},
