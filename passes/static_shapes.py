@@ -81,7 +81,10 @@ def _sized(node: gs.Node, taken: network.Names) -> list[gs.Node]:
     first.inputs += [gs.Variable.empty(), stated]
     rest = np.where(wrong, np.float32(1), factors)
     if (rest == 1).all():
-        first.outputs = [node.outputs[0]]
+        result = node.outputs[0]
+        node.outputs.clear()
+        node.inputs.clear()
+        first.outputs = [result]
         return [first]
     node.inputs = [middle, *node.inputs[1:2], network.constant(taken.fresh(f"{name}/scales"), rest)]
     return [first, node]
