@@ -9,6 +9,7 @@ import resource
 import subprocess
 import sys
 from pathlib import Path
+from unittest import mock
 
 _FORKS = multiprocessing.get_context("forkserver")
 _FORKS.set_forkserver_preload(["krypton_onnx.compiler", "krypton_onnx.cli", "limited"])
@@ -25,7 +26,9 @@ def run(folder: Path, *arguments: str, seconds: int, size: int) -> subprocess.Co
     """
     streams = [folder.parent / f"{folder.name}.{name}" for name in ("stdout", "stderr")]
     process = _FORKS.Process(target=_limited, args=(folder, streams, arguments, seconds, size))
-    process.start()
+    # The server that forks must not find the source folders of the checkout that it starts in.
+    with mock.patch.dict(os.environ, PYTHONSAFEPATH="1"):
+        process.start()
     process.join(6 * seconds)
     if process.exitcode is None:
         process.kill()
