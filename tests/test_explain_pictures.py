@@ -82,7 +82,8 @@ def test_the_largest_drop_lies_on_the_animal(folder, name):
 def test_the_kitten_is_explained_exactly(folder):
     """The incremental scores against the unmodified model on occluded pictures, by the definition of exact."""
     from krypton_onnx.artifact import open_artifact
-    from krypton_onnx.verification import Source, check_output, noise_of
+    from krypton_onnx.source import Source
+    from krypton_onnx.verification import check_output, noise_of
 
     artifact = open_artifact(folder / "squeezenet.krypton")
     preprocess = kx.Preprocess.from_dict(artifact.plan.preprocess)

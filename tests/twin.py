@@ -21,7 +21,8 @@ from krypton_onnx.random_inputs import random_input
 from krypton_onnx.runtime.base import Base, Output, Outputs
 from krypton_onnx.runtime.engine import Engine, quiet_options
 from krypton_onnx.runtime.outputs import Regions, ragged_names
-from krypton_onnx.verification import OutputCheck, Probe, Source, check_output, noise_of
+from krypton_onnx.source import Source
+from krypton_onnx.verification import OutputCheck, Probe, check_output, noise_of
 
 FLOAT = TensorProto.FLOAT
 
