@@ -25,7 +25,8 @@ def make_bytes_unsigned(net: Network) -> Network:
         reader = node.outputs[0].outputs[0]
         zeros = [_signed_zero(n) for n in (node, reader)]
         alone = len(reader.outputs[0].outputs) + (id(reader.outputs[0]) in results) == 1
-        if reader.op != "DequantizeLinear" or not alone or any(zero is None for zero in zeros):
+        known = reader.op == "DequantizeLinear" and not any(zero is None for zero in zeros)
+        if not known or not alone or _doubled(node, reader):
             continue
         for pair, zero in zip((node, reader), zeros, strict=True):
             shifted = (np.asarray(zero, np.int16) + _SHIFT).astype(np.uint8)
@@ -33,6 +34,12 @@ def make_bytes_unsigned(net: Network) -> Network:
             pair.attrs.pop("output_dtype", None)
         node.outputs[0].dtype = np.dtype(np.uint8)
     return net
+
+
+def _doubled(quantize: gs.Node, dequantize: gs.Node) -> bool:
+    """Whether another such pair stands before or behind: pairs of one type would be merged, these are not."""
+    before, behind = quantize.inputs[0].inputs, dequantize.outputs[0].outputs
+    return any(n.op == "DequantizeLinear" for n in before) or any(n.op == "QuantizeLinear" for n in behind)
 
 
 def _signed_zero(node: gs.Node) -> Array | None:

@@ -403,6 +403,27 @@ EXACT: dict[str, tuple[list[onnx.NodeProto], dict[str, Any], dict[str, Any]]] = 
         {**W, "step": np.float32(0.05), "zero": np.uint8(128)},
         {},
     ),
+    # Pairs of one type would be merged by ONNX Runtime, which rounds once less.
+    "a signed pair of quantizations before an unsigned one": (
+        [
+            CONV,
+            node("QuantizeLinear", ["c", "fine", "below"], ["q1"]),
+            node("DequantizeLinear", ["q1", "fine", "below"], ["d1"]),
+            node("QuantizeLinear", ["d1", "coarse", "middle"], ["q2"]),
+            node("DequantizeLinear", ["q2", "coarse", "middle"], ["d2"]),
+            node("Conv", ["d2", "v"], ["e"]),
+            *average("e", "y"),
+        ],
+        {
+            **W,
+            "v": normal(2, 4, 1, 1),
+            "fine": np.float32(0.03),
+            "below": np.int8(-20),
+            "coarse": np.float32(0.05),
+            "middle": np.uint8(128),
+        },
+        {},
+    ),
     "a Resize of which rounding decides one extent": (
         [CONV, node("Resize", ["c", "", "factors"], ["r"], mode="linear"), node("GlobalMaxPool", ["r"], ["y"])],
         {**W, "factors": np.float32([1, 1, 0.7, 0.7])},
