@@ -171,8 +171,9 @@ class _Builder:
         """
         shape = static_shape(source)
         if shape is None:
-            return tensor
-        kept = self.emitter.constant(np.array([-1, *shape[1:]], np.int64))
+            kept: gs.Tensor = self.emitter.op("Shape", tensor)
+        else:
+            kept = self.emitter.constant(np.array([-1, *shape[1:]], np.int64))
         return self.emitter.op("Reshape", tensor, kept, name=f"{source.name}/kept_in_order")
 
     def _available(self, name: str) -> gs.Tensor:

@@ -93,6 +93,7 @@ def _cast(node: NodeProto, attrs: dict[str, Any], opset: int, types: dict[str, i
 
 
 _STAND_INS: dict[str, StandIn] = {
+    **dict.fromkeys(("Gelu", "FastGelu", "QuickGelu"), _as("Identity", 0)),
     "QLinearAdd": _as("Add", 0, 3),
     "QLinearMul": _as("Mul", 0, 3),
     "QLinearSigmoid": _as("Identity", 0),
