@@ -165,7 +165,7 @@ def benchmark(
     ours, theirs = _samples(rng, origins, queries, batch, batch_seconds[batch])
     base = session.materialize(image, others)
     answers = session.infer(base, theirs, content), plain.run(image, theirs, content, batch)
-    batches = _even_sample(list(session.batches(ours, sizes)), enough=SAMPLE if queries == "sample" else len(ours))
+    batches = _even_sample(list(session.batches(ours, sizes)), enough=len(theirs) if queries == "sample" else len(ours))
     answered = sum(len(one.queries) for one in batches)
     shown = np.moveaxis(content, -1, 0) if plan.channels_last else content
 
