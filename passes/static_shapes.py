@@ -38,31 +38,20 @@ def static_shapes(net: Network) -> Network:
     growth = MAX_GROWTH
     while True:
         network.infer_shapes(net, after="shape inference")
-        if _explicit_padding(net.graph) or _explicit_sizes(net.graph) or inline_known_branches(net.graph):
+        if _explicit_padding(net.graph) or inline_known_branches(net.graph):
             continue
         folded, growth = fold(net.graph, growth)
         if not folded:
             return net
 
 
-def _explicit_sizes(graph: gs.Graph) -> bool:
-    """Spell out extents that ONNX Runtime, which multiplies in float32, rounds up to and inference does not.
-
-    0.7 in float32 is a little less than 0.7: of 70 rows inference makes 48, and ONNX Runtime 49. Sizes state the same
-    factor only where their quotient is the scale; an axis for which it is not is resized by a node of its own.
-    True if shapes have to be inferred again.
-    """
-    taken = network.Names(graph)
-    nodes: list[gs.Node] = []
-    for node in graph.nodes:
-        nodes += _sized(node, taken) if node.op == "Resize" else [node]
-    changed = [id(node) for node in nodes] != [id(node) for node in graph.nodes]
-    graph.nodes = nodes
-    return changed
-
-
 def _sized(node: gs.Node, taken: network.Names) -> list[gs.Node]:
-    """The node, and before it one that resizes by sizes what inference gets wrong."""
+    """A Resize whose extents inference has right, and before it one that resizes by sizes what it gets wrong.
+
+    0.7 in float32 is a little less than 0.7: of 70 rows inference makes 48, and ONNX Runtime, which multiplies in
+    float32, 49. Sizes state the same factor only where their quotient is the scale, so that an axis for which it is not
+    stays with the node.
+    """
     scales = network.values(node.inputs[2]) if len(node.inputs) > 2 else None
     before, after = static_shape(node.inputs[0]), static_shape(node.outputs[0])
     if scales is None or not scales.size or before is None or after is None:
@@ -74,14 +63,16 @@ def _sized(node: gs.Node, taken: network.Names) -> list[gs.Node]:
     crops = node.attrs.get("coordinate_transformation_mode") == "tf_crop_and_resize"
     if crops or not wrong.any() or not np.array_equal((sizes / extents)[wrong], factors[wrong]):
         return [node]
-    name = node.outputs[0].name
+    name, result = node.outputs[0].name, node.outputs[0]
+    extents_then = np.array(after)
+    extents_then[axes] = sizes
+    result.shape = [int(extent) for extent in extents_then]
     stated = network.constant(taken.fresh(f"{name}/sizes"), np.where(wrong, sizes, extents).astype(np.int64))
     middle = gs.Variable(taken.fresh(f"{name}/sized"), node.outputs[0].dtype)
     first = gs.Node("Resize", middle.name, dict(node.attrs), [node.inputs[0], *node.inputs[1:2]], [middle])
     first.inputs += [gs.Variable.empty(), stated]
     rest = np.where(wrong, np.float32(1), factors)
     if (rest == 1).all():
-        result = node.outputs[0]
         node.outputs.clear()
         node.inputs.clear()
         first.outputs = [result]
@@ -139,9 +130,11 @@ def _explicit_padding(graph: gs.Graph) -> bool:
 
 
 def _spelled_out(node: gs.Node, taken: network.Names) -> list[gs.Node]:
-    """The nodes that replace a convolution or pooling; the shape that its result really has is written on that."""
+    """What replaces a convolution, pooling or Resize; the shape that its result really has is written on that."""
     if node.op == "ConvTranspose":
         _spell_out_transposed(node)
+    if node.op == "Resize":
+        return _sized(node, taken)
     kernel = kernel_shape(node) if node.op in _SLIDING else None
     shape = static_shape(node.inputs[0]) if kernel else None
     if kernel is None or shape is None:

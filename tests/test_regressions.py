@@ -424,6 +424,17 @@ EXACT: dict[str, tuple[list[onnx.NodeProto], dict[str, Any], dict[str, Any]]] = 
         },
         {},
     ),
+    # The padding that "same" means depends on that extent.
+    "a convolution behind a Resize whose extent rounding decides": (
+        [
+            CONV,
+            node("Resize", ["c", "", "factors"], ["r"], mode="nearest"),
+            node("Conv", ["r", "v"], ["e"], auto_pad="SAME_UPPER", strides=[2, 2]),
+            *average("e", "y"),
+        ],
+        {**W, "factors": np.float32([1, 1, 1.3, 1.3]), "v": normal(2, 4, 3, 3)},
+        {"inputs": {"image": ["N", 3, 16, 20]}},
+    ),
     "a Resize of which rounding decides one extent": (
         [CONV, node("Resize", ["c", "", "factors"], ["r"], mode="linear"), node("GlobalMaxPool", ["r"], ["y"])],
         {**W, "factors": np.float32([1, 1, 0.7, 0.7])},
