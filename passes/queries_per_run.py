@@ -19,7 +19,7 @@ STREAMED_SHARE = 0.2
 BATCHES = (8, 16, 32, 64)
 """Queries per run, the one that comes nearest to BATCH_BYTES."""
 
-DENSE_BATCH_BYTES = 6_000_000
+DENSE_BATCH_BYTES = 16_000_000
 DENSE_BATCHES = (2, 4, 8, 16, 32)
 """The same for full inference, which has no index arithmetic to spread."""
 

@@ -56,5 +56,5 @@ def test_a_batch_fills_the_caches_and_uses_weights_that_it_reads_once() -> None:
     assert batch_for(1_250_000, 400_000_000, full_inference=False) == 64
     assert batch_for(80_000_000, 0, full_inference=False) == 8
     assert batch_for(80_000_000, 0, full_inference=True) == 2
-    assert batch_for(1_250_000, 0, full_inference=True) == 4
+    assert batch_for(1_250_000, 0, full_inference=True) == 16
     assert batch_for(0, 0, full_inference=True) == 32
