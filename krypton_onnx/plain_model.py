@@ -156,10 +156,11 @@ def _rows_agree(exported: Engine, free: Engine, plan: Plan, others: Mapping[str,
     images = random_images(rng, plan, 3 * fixed)
     batched = free.run({plan.image.name: images, **others})
     parts = [exported.run({plan.image.name: images[i : i + fixed], **others}) for i in range(0, len(images), fixed)]
-    return all(_close(rows, [part[number] for part in parts]) for number, rows in enumerate(batched))
+    return all(same_rows(rows, [part[number] for part in parts]) for number, rows in enumerate(batched))
 
 
-def _close(rows: Array, parts: Sequence[Array]) -> bool:
+def same_rows(rows: Array, parts: Sequence[Array]) -> bool:
+    """Whether rows of a batch are what parts of it, run apart, give, up to rounding."""
     alone = np.concatenate(parts)
     if rows.shape != alone.shape:
         return False

@@ -6,14 +6,11 @@ import numpy as np
 import onnxruntime as ort
 
 from krypton_onnx.errors import KryptonError
-from krypton_onnx.plain_model import with_free_batch
+from krypton_onnx.plain_model import same_rows, with_free_batch
 from krypton_onnx.plan import Plan
 from krypton_onnx.runtime.base import Outputs
 from krypton_onnx.runtime.engine import Array, Engine, quiet_options
 from krypton_onnx.runtime.outputs import ragged_names
-
-SAME_ROWS = 1e-4
-"""Rows of a batch that differ from their images alone by a larger share of the output's size are not its rows."""
 
 
 class Source:
@@ -68,12 +65,5 @@ class Source:
         except KryptonError:
             return None
         rows: Outputs = {info.name: found for info, found in zip(self._plan.outputs, values, strict=True)}
-        agree = all(_same_rows(np.asarray(rows[name]), np.asarray(alone[name])) for name in rows)
+        agree = all(same_rows(np.asarray(rows[name]), [np.asarray(alone[name])]) for name in rows)
         return rows if agree else None
-
-
-def _same_rows(rows: Array, alone: Array) -> bool:
-    if rows.shape != alone.shape or rows.dtype.kind not in "fc":
-        return rows.shape == alone.shape
-    a, b = rows.astype(np.float64), alone.astype(np.float64)
-    return bool(np.abs(a - b).max(initial=0) <= SAME_ROWS * max(1.0, float(np.abs(b).max(initial=0))))

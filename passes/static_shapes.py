@@ -58,10 +58,10 @@ def _sized(node: gs.Node, taken: network.Names) -> list[gs.Node]:
         return [node]
     axes = np.array(node.attrs.get("axes", range(len(before)))) % len(before)
     extents, factors = np.array(before, np.float32)[axes], np.asarray(scales, np.float32)
-    sizes = np.floor(extents * factors)
+    sizes = geometry.resized_extents(extents, factors)
     wrong = sizes != np.array(after)[axes]
     crops = node.attrs.get("coordinate_transformation_mode") == "tf_crop_and_resize"
-    if crops or not wrong.any() or not np.array_equal((sizes / extents)[wrong], factors[wrong]):
+    if crops or not wrong.any() or not np.array_equal((sizes.astype(np.float32) / extents)[wrong], factors[wrong]):
         return [node]
     name, result = node.outputs[0].name, node.outputs[0]
     extents_then = np.array(after)

@@ -34,6 +34,7 @@ from krypton_onnx.geometry.extents import (
     nearest_rows,
     padded_rows,
     resize_positions,
+    resized_extents,
     same_padding,
 )
 from krypton_onnx.geometry.grid import grid_axis
@@ -80,6 +81,7 @@ __all__ = [
     "region_sizes",
     "regions",
     "resize_positions",
+    "resized_extents",
     "same_padding",
     "unchanged",
     "window_index",

@@ -96,6 +96,12 @@ def resize_positions(size: int, extent: int, scale: float, mode: str) -> NDArray
             return None
 
 
+def resized_extents(sizes: NDArray[np.int64], scales: NDArray[np.float32]) -> NDArray[np.int64]:
+    """Output rows of a Resize, per axis: ONNX Runtime multiplies in float32, which can round up to a whole number."""
+    extents: NDArray[np.int64] = np.floor(sizes.astype(np.float32) * scales).astype(np.int64)
+    return extents
+
+
 def nearest_rows(positions: NDArray[np.float32], size: int, rounding: str) -> tuple[int, ...]:
     """The input row that each row of a nearest Resize shows.
 
