@@ -159,7 +159,7 @@ def benchmark(
     content = np.zeros((*sizes, channels) if plan.channels_last else (channels, *sizes), image.dtype)
     options = session_options(threads)
     others = other_inputs(inputs or {}, plan.other_inputs)
-    plain, session = PlainModel(Path(model), plan, options, others), Session(artifact, session_options=options)
+    plain, session = PlainModel(Path(model), plan, options, others), Session(artifact, threads=threads)
     batch_seconds = plain.best_batch(image, content)
     batch = min(batch_seconds, key=lambda size: batch_seconds[size])
     ours, theirs = _samples(rng, origins, queries, batch, batch_seconds[batch])

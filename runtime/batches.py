@@ -24,12 +24,14 @@ class Batch:
     Attributes:
         queries: int64 [q], their positions among all queries.
         origins: int64 [q, 2].
+        patch: (height, width) of their patches.
         window_sizes: int64 [T, 2], the graph's input.
         bands: per view, the (first, stop) rows that the batch reads.
     """
 
     queries: Integers
     origins: Integers
+    patch: tuple[int, int]
     window_sizes: Integers
     bands: tuple[tuple[int, int], ...]
 
@@ -53,7 +55,7 @@ def plan_batches(plan: Plan, origins: Integers, patch: tuple[int, int], size: in
         sizes = np.stack([row_sizes[rows[members[0]]], col_sizes[cols[members[0]]]], axis=1)
         for start in range(0, len(members), size):
             queries = members[start : start + size]
-            yield Batch(queries, origins[queries], sizes, _bands(plan, origins[queries, 0], sizes[:, 0]))
+            yield Batch(queries, origins[queries], patch, sizes, _bands(plan, origins[queries, 0], sizes[:, 0]))
 
 
 def _bands(plan: Plan, origins: Integers, sizes: Integers) -> tuple[tuple[int, int], ...]:

@@ -36,7 +36,7 @@ class Engine:
         options: ort.SessionOptions | None = None,
     ) -> None:
         wanted = _checked_providers(providers)
-        unknown = {p if isinstance(p, str) else p[0] for p in wanted} - set(ort.get_available_providers())
+        unknown = set(_names(wanted)) - set(ort.get_available_providers())
         if unknown:
             raise KryptonError(
                 f"This ONNX Runtime has no {', '.join(sorted(unknown))}; "
@@ -83,11 +83,34 @@ def _checked_providers(given: object) -> list[Provider]:
     raise KryptonError(f"providers must be a list of names, or of (name, options), such as ['{CPU}'], not {given!r}.")
 
 
-def quiet_options() -> ort.SessionOptions:
-    """ONNX Runtime's own defaults, without its messages on standard error."""
+def _names(providers: Sequence[Provider]) -> list[str]:
+    return [p if isinstance(p, str) else p[0] for p in providers]
+
+
+def quiet_options(threads: int | None = None) -> ort.SessionOptions:
+    """ONNX Runtime's own defaults, without its messages on standard error.
+
+    Args:
+        threads: that a run is spread over; by default ONNX Runtime's choice.
+    """
     options = ort.SessionOptions()
     options.log_severity_level = 4  # what fails is raised; printing it as well would only frighten
+    options.intra_op_num_threads = threads or 0
     return options
+
+
+def workers_for(cores: int, providers: Sequence[Provider] | None, options: ort.SessionOptions | None) -> int:
+    """Runs to do side by side, one on each core, where a run takes a single thread; else one.
+
+    Within a run threads would wait for one another after every node, and many nodes are short.
+
+    Args:
+        cores: to use.
+        providers: as for `Engine`; other devices than the CPU have no use for it.
+        options: the user's session options; if there are none, a run may get what it is best given.
+    """
+    on_cpu = all(name == CPU for name in _names(_checked_providers(providers)))
+    return cores if on_cpu and (options is None or options.intra_op_num_threads == 1) else 1
 
 
 def _reason(error: Exception) -> str:

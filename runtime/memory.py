@@ -1,5 +1,7 @@
 """Memory: how many queries fit into a budget."""
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from krypton_onnx import geometry
@@ -13,13 +15,27 @@ MOST_CELLS = geometry.NOWHERE // 4
 """Cells that the windows of a batch may have, so that the graph's int32 indices hold them with room to spare."""
 
 
-def batch_size(plan: Plan, patch: tuple[int, int], budget: int | None) -> int:
-    """Queries per batch: the plan's number, fewer for a larger patch, or as many as the budget allows.
+@dataclass(frozen=True, slots=True)
+class Lanes:
+    """What runs at a time.
+
+    Attributes:
+        workers: batches side by side.
+        batch: queries of each.
+    """
+
+    workers: int
+    batch: int
+
+
+def lanes(plan: Plan, patch: tuple[int, int], budget: int | None, workers: int) -> Lanes:
+    """The plan's number of queries per batch, fewer for a larger patch; within a budget as many as it allows.
 
     Args:
         plan: the artifact's plan.
         patch: (height, width) of the queries.
         budget: bytes for everything beyond weights; None for no limit.
+        workers: batches that may run side by side. A budget that would cut them to less than half gets fewer of them.
 
     Raises:
         KryptonError: not even one query fits; says how much is needed.
@@ -28,17 +44,18 @@ def batch_size(plan: Plan, patch: tuple[int, int], budget: int | None) -> int:
     # A batch for larger windows, or for a patch whose cells int32 could not count, is smaller.
     most = max(1, min(int(plan.batch / max(growth, 1.0)), MOST_CELLS // (patch[0] * patch[1])))
     if budget is None:
-        return most
+        return Lanes(workers, most)
     held = _views(plan)
     per_query = max(1.0, plan.memory.dense + plan.memory.window * growth)
-    free = budget / ALLOCATOR_OVERHEAD - held - plan.memory.fixed
     needed = ALLOCATOR_OVERHEAD * max(plan.memory.base, held + plan.memory.fixed + per_query)
     if budget < needed:
         raise KryptonError(
             f"A memory budget of {_megabytes(budget)} is too small: this model needs {_megabytes(needed)} beyond its "
             f"weights for one query at a time, the patch being {patch[0]}x{patch[1]}."
         )
-    return min(most, int(free // per_query))
+    free = budget / ALLOCATOR_OVERHEAD - held
+    fitting = [Lanes(n, min(most, int((free / n - plan.memory.fixed) // per_query))) for n in range(workers, 0, -1)]
+    return next((lane for lane in fitting if 2 * lane.batch >= most), fitting[-1])
 
 
 def _views(plan: Plan) -> int:

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain
 from typing import Literal, overload
 
 import numpy as np
@@ -16,10 +17,11 @@ from krypton_onnx.preprocess import Fill
 from krypton_onnx.runtime.arguments import image_tensor, other_inputs, patch_origins, patch_tensor
 from krypton_onnx.runtime.base import Base, Content, Output, Outputs
 from krypton_onnx.runtime.batches import Batch, Integers, plan_batches
-from krypton_onnx.runtime.engine import Array, Engine, Provider
+from krypton_onnx.runtime.engine import Array, Engine, Provider, quiet_options, workers_for
 from krypton_onnx.runtime.explain import Edge, Pair, Question, explain, pair
-from krypton_onnx.runtime.memory import batch_size
+from krypton_onnx.runtime.memory import lanes
 from krypton_onnx.runtime.outputs import Regions, gathered, gathered_regions, no_answers, ragged_names, region_windows
+from krypton_onnx.runtime.side_by_side import available_cores, side_by_side
 from krypton_onnx.runtime.targets import Target
 
 
@@ -29,9 +31,12 @@ class Session:
     Args:
         artifact: an `Artifact`, or the path of one.
         providers: ONNX Runtime's execution providers; the CPU's by default.
-        session_options: ONNX Runtime's options (threads among them), used for both graphs.
+        session_options: ONNX Runtime's options, used for both graphs. Unless they give a run a single thread, batches
+            run one after another, each on as many threads as they say.
         memory_budget: bytes that all but the weights may take at the peak, by which the batch size is chosen; None for
             no limit.
+        threads: cores to use, by default all that this process may. On the CPU a batch runs on one thread, and as many
+            batches side by side: so no thread ever waits for another within a batch.
 
     Raises:
         KryptonError: the artifact is not whole, ONNX Runtime refuses it, or the budget is too small for one query.
@@ -43,13 +48,17 @@ class Session:
         providers: Sequence[Provider] | None = None,
         session_options: ort.SessionOptions | None = None,
         memory_budget: int | None = None,
+        threads: int | None = None,
     ) -> None:
         self.artifact = artifact if isinstance(artifact, Artifact) else open_artifact(artifact)
-        self._budget = _checked_budget(memory_budget)
+        self._budget = _checked_count(memory_budget, "memory_budget must be a whole number of bytes")
         self._ragged = ragged_names(self.plan)
-        batch_size(self.plan, self.plan.patch, memory_budget)  # refuse too small a budget before any work
-        self._base = Engine(self.artifact.folder / "base.onnx", providers, session_options)
-        self._incremental = Engine(self.artifact.folder / "incremental.onnx", providers, session_options)
+        lanes(self.plan, self.plan.patch, self._budget, 1)  # refuse too small a budget before any work
+        cores = _checked_count(threads, "threads must be a whole number of cores, at least 1") or available_cores()
+        self._workers = workers_for(cores, providers, session_options)
+        self._base = Engine(self.artifact.folder / "base.onnx", providers, session_options or quiet_options(cores))
+        own = session_options or quiet_options(cores // self._workers)
+        self._incremental = Engine(self.artifact.folder / "incremental.onnx", providers, own)
 
     @property
     def plan(self) -> Plan:
@@ -147,7 +156,8 @@ class Session:
             origins: int64 [Q, 2], inside the image.
             patch: (height, width).
         """
-        return plan_batches(self.plan, origins, patch, batch_size(self.plan, patch, self._budget))
+        size = lanes(self.plan, patch, self._budget, self._workers).batch
+        return plan_batches(self.plan, origins, patch, min(size, max(1, -(-len(origins) // self._workers))))
 
     def run(
         self, base: Base, batches: Iterable[Batch], content: Content, names: Mapping[str, str] | None = None
@@ -161,7 +171,8 @@ class Session:
             names: which outputs of the incremental graph to compute, by the names to give them; by default the model's.
         """
         wanted = names or {info.name: info.name for info in self.plan.outputs}
-        for batch in batches:
+
+        def answer(batch: Batch) -> Outputs:
             held = {
                 view.name: base.views[view.name][first * view.cols : stop * view.cols]
                 for view, (first, stop) in zip(self.plan.views, batch.bands, strict=True)
@@ -174,7 +185,12 @@ class Session:
                 **held,
                 **base.inputs,
             }
-            yield batch, self._named(wanted, self._incremental.run(feed, list(wanted.values())))
+            return self._named(wanted, self._incremental.run(feed, list(wanted.values())))
+
+        rest = iter(batches)
+        for first in rest:  # whose patch tells how many fit into the memory; there may be none
+            workers = lanes(self.plan, first.patch, self._budget, self._workers).workers
+            yield from side_by_side(answer, chain([first], rest), workers)
 
     def _named(self, wanted: Iterable[str], results: Sequence[Array]) -> Outputs:
         """Results by name; ragged ones as lists."""
@@ -237,7 +253,8 @@ class Session:
         return base
 
 
-def _checked_budget(budget: object) -> int | None:
-    if budget is None or (isinstance(budget, int | np.integer) and not isinstance(budget, bool)):
-        return None if budget is None else int(budget)
-    raise KryptonError(f"memory_budget must be a whole number of bytes, not {budget!r}.")
+def _checked_count(given: object, form: str) -> int | None:
+    whole = isinstance(given, int | np.integer) and not isinstance(given, bool)
+    if given is not None and not (whole and given >= 1):
+        raise KryptonError(f"{form}, not {given!r}.")
+    return None if given is None else int(given)

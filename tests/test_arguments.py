@@ -86,6 +86,12 @@ def test_memory_budget_of_wrong_type(artifact: kx.Artifact, budget: Any) -> None
         kx.Session(artifact, memory_budget=budget)
 
 
+@pytest.mark.parametrize("threads", ["2", 1.0, True, 0, -1])
+def test_threads_of_wrong_type(artifact: kx.Artifact, threads: Any) -> None:
+    with pytest.raises(kx.KryptonError, match="threads must be a whole number of cores"):
+        kx.Session(artifact, threads=threads)
+
+
 def test_base_of_another_model(model: Path, artifact: kx.Artifact, tmp_path: Path) -> None:
     other = onnx.load(model)
     weight = other.graph.initializer[0]

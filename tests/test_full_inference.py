@@ -19,7 +19,7 @@ from krypton_onnx.passes import planner
 from krypton_onnx.passes.pipeline import Compiled, compile_graphs
 from krypton_onnx.passes.write import write_graphs
 from krypton_onnx.plan import Plan
-from krypton_onnx.runtime.memory import batch_size
+from krypton_onnx.runtime.memory import lanes
 
 node = helper.make_node
 W = {"w": normal(4, 3, 3, 3)}
@@ -97,7 +97,7 @@ def test_a_detector_takes_one_query_a_run(full: bool, tmp_path: Path, monkeypatc
     plan = result.plan
     assert (plan.one_query, plan.batch, plan.full_inference) == (True, 1, full)
     assert "NonMaxSuppression" in (plan.per_query or "")
-    assert batch_size(plan, (1, 1), None) == 1
+    assert lanes(plan, (1, 1), None, 1).batch == 1
     assert "Scan" not in [n.op for n in result.incremental.nodes]
     rng = np.random.default_rng(0)
     kept = set()

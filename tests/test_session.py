@@ -12,7 +12,7 @@ import pytest
 import krypton_onnx as kx
 from krypton_onnx import models
 from krypton_onnx.runtime.batches import plan_batches
-from krypton_onnx.runtime.memory import batch_size
+from krypton_onnx.runtime.memory import lanes
 
 
 @pytest.fixture(scope="module")
@@ -29,18 +29,18 @@ def image(artifact):
 
 def test_a_budget_chooses_the_batch(artifact):
     plan = artifact.plan
-    whole = batch_size(plan, plan.patch, None)
-    sizes = [batch_size(plan, plan.patch, budget) for budget in (27_000_000, 30_000_000, 10**10)]
+    whole = lanes(plan, plan.patch, None, 1).batch
+    sizes = [lanes(plan, plan.patch, budget, 1).batch for budget in (27_000_000, 30_000_000, 10**10)]
     assert 1 <= sizes[0] < sizes[1] < sizes[2] == whole
     # a larger patch needs larger windows
-    assert batch_size(plan, (96, 96), 27_000_000) < sizes[0]
+    assert lanes(plan, (96, 96), 27_000_000, 1).batch < sizes[0]
 
 
 def test_too_small_a_budget_says_what_is_needed(artifact):
     with pytest.raises(kx.KryptonError, match=r"needs (\d+(\.\d+)?) MB") as refusal:
         kx.Session(artifact, memory_budget=1_000_000)
     needed = float(str(refusal.value).split("needs ")[1].split(" MB")[0])
-    assert batch_size(artifact.plan, artifact.plan.patch, int(needed * 1.01e6)) == 1
+    assert lanes(artifact.plan, artifact.plan.patch, int(needed * 1.01e6), 1).batch == 1
 
 
 PEAK = """
@@ -186,8 +186,8 @@ def test_numpy_numbers_are_numbers(artifact, image, tmp_path):
 
 def test_a_larger_patch_runs_in_smaller_batches(artifact):
     plan = artifact.plan
-    assert batch_size(plan, (128, 128), None) < batch_size(plan, plan.patch, None) == plan.batch
-    assert batch_size(plan, (1, 1), None) == plan.batch
+    assert lanes(plan, (128, 128), None, 1).batch < lanes(plan, plan.patch, None, 1).batch == plan.batch
+    assert lanes(plan, (1, 1), None, 1).batch == plan.batch
 
 
 def test_progress_is_silent_unless_wanted(artifact, image, capfd):
