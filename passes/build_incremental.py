@@ -3,7 +3,8 @@
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from krypton_onnx.passes import network
+from krypton_onnx.geometry import Lookup
+from krypton_onnx.passes import network, on_rows
 from krypton_onnx.passes.batch_axes import BatchAxes
 from krypton_onnx.passes.emit import Emitter
 from krypton_onnx.passes.footprint import Bytes, peak, static_bytes
@@ -93,32 +94,60 @@ class _Builder:
         result = node.outputs[0]
         rule = self.layout.rules[result.name]
         box = self.overlay.box(self.layout.window_of[result.name])
-        shape = static_shape(result) or (0, 0, 0, 0)
+        if result.name in self.layout.on_rows:
+            self.windows[result.name] = self._run_on_rows(node, rule, box)
+        else:
+            self.windows[result.name] = self._map_window(node, rule, box)
+
+    def _map_window(self, node: gs.Node, rule: WindowRule, box: Box) -> gs.Variable:
+        """The window as maps [Q, C, h, w], or as the model orders the axes."""
+        result = node.outputs[0]
         match rule.form:
             case Form.READ:
-                window = self._windowed_input(node, 0, rule, box)
+                return self._windowed_input(node, 0, rule, box)
             case Form.BLEND:
                 source, maps = self._source(node.inputs[0].name), (rule.rows, rule.cols)
-                window = self.overlay.blend(source, box, maps, f"{result.name}/window")  # type: ignore[arg-type]
+                return self.overlay.blend(source, box, maps, f"{result.name}/window")  # type: ignore[arg-type]
             case Form.PICK:
                 raw, maps = self._run(node, rule, box, f"{result.name}/raw"), (rule.rows, rule.cols)
-                name, channels = f"{result.name}/window", shape[rule.axes.channel]
-                window = self.overlay.pick(raw, rule.axes, box, maps, channels, name)  # type: ignore[arg-type]
+                name, channels = f"{result.name}/window", self._channels(result.name)
+                return self.overlay.pick(raw, rule.axes, box, maps, channels, name)  # type: ignore[arg-type]
             case Form.RUN:
                 window = self._run(node, rule, box, f"{result.name}/window")
-                cell_bytes = shape[rule.axes.channel] * np.dtype(result.dtype).itemsize
-                self.emitter.sizes[window.name] = box.memory(cell_bytes)
-        self.windows[result.name] = window
+                self.emitter.sizes[window.name] = box.memory(self._cell_bytes(result.name))
+                return window
 
     def _run(self, node: gs.Node, rule: WindowRule, box: Box, name: str) -> gs.Variable:
-        """The node itself on what it reads, which holds all of its padding."""
+        """The node itself on what it reads, which holds all of its padding, and only the cells that it wants."""
         inputs = [self._windowed_input(node, i, rule, box) for i in range(len(node.inputs))]
         attrs = {key: value for key, value in node.attrs.items() if key != "output_padding"}
         if "pads" in attrs:
             attrs["pads"] = [0] * len(attrs["pads"])
+        if "strides" in attrs and isinstance(rule.rows, Lookup):
+            attrs["strides"] = [1] * len(attrs["strides"])
         output = gs.Variable(self.emitter.unique(name), node.outputs[0].dtype)
         self.emitter.nodes.append(gs.Node(node.op, node.name, attrs, inputs, [output], domain=node.domain))
         return output
+
+    def _run_on_rows(self, node: gs.Node, rule: WindowRule, box: Box) -> gs.Variable:
+        """The window as rows [cells, C], of which a 1×1 convolution is a matrix product."""
+        result = node.outputs[0]
+        inputs = [self._row_input(node, i, rule, box) for i in range(len(node.inputs))]
+        op, attrs = on_rows.row_operator(node)
+        output = gs.Variable(self.emitter.unique(f"{result.name}/window_rows"), result.dtype)
+        self.emitter.nodes.append(gs.Node(op, node.name, attrs, inputs, [output]))
+        self.emitter.sizes[output.name] = box.memory(self._cell_bytes(result.name))
+        return output
+
+    def _row_input(self, node: gs.Node, index: int, rule: WindowRule, box: Box) -> gs.Tensor:
+        tensor, result = node.inputs[index], node.outputs[0].name
+        if tensor.name not in self.moving:
+            return on_rows.row_constant(self.emitter, node, index)
+        if rule.is_pointwise and self.layout.window_of.get(tensor.name) == self.layout.window_of[result]:
+            return self._window_rows(tensor.name)
+        name = f"{tensor.name}/for_{result}"
+        cells = self.overlay.read(self._source(tensor.name), box, (rule.rows, rule.cols), rule.pad_value, name)
+        return self.overlay.as_rows(cells, self._channels(tensor.name), name)
 
     def _windowed_input(self, node: gs.Node, index: int, rule: WindowRule, box: Box) -> gs.Tensor:
         tensor, result = node.inputs[index], node.outputs[0].name
@@ -127,8 +156,21 @@ class _Builder:
         if tensor.name not in self.moving:
             return self._still(tensor)
         if rule.is_pointwise and self.layout.window_of.get(tensor.name) == self.layout.window_of[result]:
-            return self.windows[tensor.name]
+            return self._window_maps(tensor.name)
         return self._read(tensor.name, box, (rule.rows, rule.cols), rule.pad_value, f"{tensor.name}/for_{result}")
+
+    def _window_maps(self, tensor: str) -> gs.Variable:
+        window = self.windows[tensor]
+        if tensor not in self.layout.on_rows:
+            return window
+        number, axes = self.layout.window_of[tensor], self.layout.axes[tensor]
+        return self.overlay.rows_as_maps(window, number, axes, self._channels(tensor), tensor)
+
+    def _window_rows(self, tensor: str) -> gs.Variable:
+        window = self.windows[tensor]
+        if tensor in self.layout.on_rows:
+            return window
+        return self.overlay.maps_as_rows(window, self.layout.axes[tensor], self._channels(tensor), tensor)
 
     def _constant_window(self, node: gs.Node, index: int, rule: WindowRule, box: Box) -> gs.Tensor:
         """The part of a constant map that lies in the window; its channels are those of the constant."""
@@ -142,16 +184,22 @@ class _Builder:
         return self.overlay.read_constant(constant, rule.axes, box, f"{tensor.name}/at_{result.name}")
 
     def _source(self, tensor: str) -> Source:
-        number = self.views[tensor]
-        own, dtype = self.windows.get(tensor), np.dtype(self.tensors[tensor].dtype)
+        number, dtype = self.views[tensor], np.dtype(self.tensors[tensor].dtype)
+        own = self._window_rows(tensor) if tensor in self.windows else None
         return Source(self.sources[number], number, self.layout.views[number], self.layout.axes[tensor], own, dtype)
 
     def _read(self, tensor: str, box: Box, maps: Maps, pad_value: float | None, name: str) -> gs.Variable:
+        """What `box` reads of a tensor, as maps in the model's order of axes."""
         source, beyond = self.layout.through.source(tensor, pad_value)
-        if source == tensor:
-            return self.overlay.read(self._source(tensor), box, maps, pad_value, name)
-        quantized = self.overlay.read(self._source(source), box, maps, beyond, f"{name}/quantized")
-        return self._dequantized(tensor, quantized, name, box.memory(4 * self._channels(tensor), maps))
+        read_name = name if source == tensor else f"{name}/quantized"
+        cells = self.overlay.read(self._source(source), box, maps, beyond, read_name)
+        memory = box.memory(self._cell_bytes(source), maps)
+        found = self.overlay.as_maps(cells, self.layout.axes[source], read_name, memory)
+        return (
+            found
+            if source == tensor
+            else self._dequantized(tensor, found, name, box.memory(self._cell_bytes(tensor), maps))
+        )
 
     def _add_full(self, node: gs.Node) -> None:
         # Subgraphs name outer tensors without listing them as inputs.
@@ -216,6 +264,9 @@ class _Builder:
     def _channels(self, tensor: str) -> int:
         return (static_shape(self.tensors[tensor]) or (0, 0, 0, 0))[self.layout.axes[tensor].channel]
 
+    def _cell_bytes(self, tensor: str) -> int:
+        return self._channels(tensor) * int(np.dtype(self.tensors[tensor].dtype).itemsize)
+
     def add_tail(self, nodes: list[gs.Node]) -> None:
         """Append the nodes that lose the batch axis, to run once a query."""
         assert self.batch is not None
@@ -261,7 +312,7 @@ class _Builder:
         windows = []
         for wanted in self.net.graph.outputs:
             if wanted.name in self.layout.window_of:
-                window, axes = self.windows[wanted.name], self.layout.axes[wanted.name]
+                window, axes = self._window_maps(wanted.name), self.layout.axes[wanted.name]
                 extents: list[str | int] = ["Q", "Q", "Q", "Q"]
                 extents[axes.channel] = self._channels(wanted.name)
                 extents[axes.rows], extents[axes.cols] = f"{wanted.name}/rows", f"{wanted.name}/cols"

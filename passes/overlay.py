@@ -41,7 +41,7 @@ class Overlay:
     ) -> None:
         self.emitter = emitter
         self.xp = IntGraph(emitter)
-        self._origins = origins
+        self._origins, self._window_sizes = origins, window_sizes
         columns = [self._per_query(self._element(origins, axis, along=1), f"origin/{n}") for axis, n in enumerate("yx")]
         self._query = self._per_query(self.xp.arange(self._dimension(origins, 0)).tensor, "query")
         with emitter.scope("region"):
@@ -97,14 +97,13 @@ class Overlay:
             name: of the result.
 
         Returns:
-            The cells, in the order of the view's axes: [Q, C, read rows, read columns] for a tensor [1, C, H, W].
+            [Q, read rows, read columns, C].
         """
         cells = self._cells(source, target, maps, pad_value, name)
-        memory = target.memory(source.cell_bytes, maps)
         if source.dtype != np.dtype(source.view.dtype):
             cells = self.emitter.op("Cast", cells, name=f"{name}/model_type", to=element_type(source.dtype))
-            self.emitter.sizes[cells.name] = memory
-        return self._ordered(cells, source.axes, name, memory)
+            self.emitter.sizes[cells.name] = target.memory(source.cell_bytes, maps)
+        return cells
 
     def blend(self, source: Source, target: Box, maps: tuple[Blend, Blend], name: str) -> gs.Variable:
         """Weighted sums of what the cells of `target` lie between: a linear Resize.
@@ -122,7 +121,7 @@ class Overlay:
         both = self.emitter.op("MatMul", every, self.emitter.op("Reshape", rows, split), name=f"{name}/cells")
         memory = target.memory(source.cell_bytes)
         self.emitter.sizes.update({rows.name: memory, both.name: memory})
-        return self._ordered(both, source.axes, name, memory)
+        return self.as_maps(both, source.axes, name, memory)
 
     def pick(
         self, raw: gs.Variable, axes: Axes, target: Box, maps: tuple[Expanding, Expanding], channels: int, name: str
@@ -146,9 +145,9 @@ class Overlay:
         with self.emitter.scope(f"{name}/index"):
             index = geometry.window_index(reads[0], reads[1], self._query * counts[0] * counts[1], self.xp)
         memory = target.memory(channels * np.dtype(raw.dtype).itemsize)
-        table = self._rows(raw, axes, channels, f"{name}/raw")
+        table = self.maps_as_rows(raw, axes, channels, f"{name}/raw")
         cells = self._gather(table, index, f"{name}/cells", memory, target.memory(_INDEX_BYTES))
-        return self._ordered(cells, axes, name, memory)
+        return self.as_maps(cells, axes, name, memory)
 
     def read_constant(self, values: Array, axes: Axes, target: Box, name: str) -> gs.Variable:
         """The part of a constant map [1, C, H, W], or in another order, that lies in a box."""
@@ -161,8 +160,39 @@ class Overlay:
         with self.emitter.scope(f"{name}/index"):
             index = geometry.map_index(reads[0], reads[1], 0, 0, self.xp)
         memory = target.memory(channels * values.dtype.itemsize)
-        return self._ordered(
+        return self.as_maps(
             self._gather(table, index, f"{name}/cells", memory, target.memory(_INDEX_BYTES)), axes, name, memory
+        )
+
+    # -------------------------------------------------------------------------------------- maps and rows
+
+    def as_maps(self, cells: gs.Variable, axes: Axes, name: str, memory: Bytes) -> gs.Variable:
+        """Cells [Q, rows, columns, C] in the order of these axes."""
+        if axes == NHWC:
+            return cells
+        maps = self.emitter.op("Transpose", cells, name=name, perm=axes.from_rows)
+        self.emitter.sizes[maps.name] = memory
+        return maps
+
+    def as_rows(self, cells: gs.Variable, channels: int, name: str) -> gs.Variable:
+        """Cells [Q, rows, columns, C] as rows [cells, C]."""
+        return self.emitter.op("Reshape", cells, self.emitter.constant(np.array([-1, channels], np.int64)), name=name)
+
+    def maps_as_rows(self, maps: gs.Variable, axes: Axes, channels: int, name: str) -> gs.Variable:
+        """Maps of all queries as rows [cells, C]."""
+        last = maps
+        if axes != NHWC:
+            last = self.emitter.op("Transpose", maps, name=f"{name}/channels_last", perm=axes.to_rows)
+        return self.as_rows(last, channels, f"{name}/window_rows")
+
+    def rows_as_maps(self, rows: gs.Variable, window: int, axes: Axes, channels: int, name: str) -> gs.Variable:
+        """Rows [cells, C] of a window as maps in the order of these axes."""
+        cells = self._element(self._window_sizes, window, name=f"window{window}/rows_cols")
+        ends = [self.emitter.constant(np.array([n], np.int64)) for n in (-1, channels)]
+        shape = self.emitter.op("Concat", ends[0], cells, ends[1], name=f"window{window}/of_{channels}", axis=0)
+        apart = self.emitter.op("Reshape", rows, shape, name=f"{name}/cells")
+        return self.as_maps(
+            apart, axes, f"{name}/maps", Bytes(window=4 * channels * int(np.prod(self._expected[window])))
         )
 
     def _cells(self, source: Source, target: Box, maps: Maps, pad_value: float | None, name: str) -> gs.Variable:
@@ -198,12 +228,11 @@ class Overlay:
 
     def _pool(self, source: Source, boxed: Box, pad_value: float | None) -> gs.Variable:
         """`Concat(view rows, pad row, window rows)`."""
-        view = source.view
-        axes = NCHW if source.own is None else source.axes
-        own = self._content if source.own is None else source.own
+        view, rows = source.view, source.own
+        if rows is None:
+            rows = self.maps_as_rows(self._content, NCHW, view.channels, view.tensor)
         if source.dtype != np.dtype(view.dtype):
-            own = self.emitter.op("Cast", own, name=f"{view.tensor}/view_type", to=element_type(view.dtype))
-        rows = self._rows(own, axes, view.channels, view.tensor)
+            rows = self.emitter.op("Cast", rows, name=f"{view.tensor}/view_type", to=element_type(view.dtype))
         self.emitter.sizes[rows.name] = boxed.memory(source.cell_bytes)
         parts = [source.tensor, rows]
         if pad_value is not None:
@@ -212,22 +241,6 @@ class Overlay:
         held = Bytes(fixed=view.rows * view.cols * source.cell_bytes)
         self.emitter.sizes[pool.name] = boxed.memory(source.cell_bytes) + held
         return pool
-
-    def _rows(self, maps: gs.Variable, axes: Axes, channels: int, name: str) -> gs.Variable:
-        """Maps of all queries as rows [cells, C]."""
-        last = maps
-        if axes != NHWC:
-            last = self.emitter.op("Transpose", maps, name=f"{name}/channels_last", perm=axes.to_rows)
-        flat = self.emitter.constant(np.array([-1, channels], np.int64))
-        return self.emitter.op("Reshape", last, flat, name=f"{name}/window_rows")
-
-    def _ordered(self, cells: gs.Variable, axes: Axes, name: str, memory: Bytes) -> gs.Variable:
-        """[Q, rows, columns, C] in the order of these axes."""
-        if axes == NHWC:
-            return cells
-        maps = self.emitter.op("Transpose", cells, name=name, perm=axes.from_rows)
-        self.emitter.sizes[maps.name] = memory
-        return maps
 
     def _gather(self, table: gs.Tensor, index: IntArray, name: str, memory: Bytes, index_memory: Bytes) -> gs.Variable:
         cells = self.emitter.op("Gather", table, index.tensor, name=name, axis=0)

@@ -19,6 +19,7 @@ from krypton_onnx.passes import network
 from krypton_onnx.passes.cost import Prediction, predict, read_seconds
 from krypton_onnx.passes.flops import flops
 from krypton_onnx.passes.network import Network, describe, outputs, static_shape
+from krypton_onnx.passes.plan_rows import plan_rows
 from krypton_onnx.passes.regions import Dense, Regions, Windowed, used_names
 from krypton_onnx.passes.rules.rule import Axes, Form, WindowRule
 from krypton_onnx.passes.through import Through, read_through
@@ -52,6 +53,7 @@ class Layout:
         views: the tensors that are read through the overlay.
         axes: of every tensor that is computed in windows, and of the image.
         through: the dequantized tensors, which are read as their quantized sources.
+        on_rows: the tensors whose windows are computed as rows [cells, C], not as maps.
         dense: the nodes at which windows end, and why.
         predicted_speedup: over full inference, of the layout with windows.
         full_inference: whether it was dropped for being too little, so that nothing is computed in windows.
@@ -64,6 +66,7 @@ class Layout:
     views: tuple[View, ...]
     axes: dict[str, Axes]
     through: Through
+    on_rows: frozenset[str]
     dense: tuple[DenseNode, ...]
     predicted_speedup: float
     full_inference: bool
@@ -88,8 +91,21 @@ def plan_layout(net: Network, regions: Regions, patch: tuple[int, int]) -> Layou
     if predicted.speedup < LEAST_SPEEDUP and predicted.bound <= SURE_BOUND:
         return _full_inference(net, regions, predicted.speedup)
     axes = {name: regions.axes(name) for name in windowed}
+    cells = [rows * cols for rows, cols in mean_windows(program, windows, patch)]
+    viewed = frozenset(view.tensor for view in views)
+    on_rows = plan_rows(net, rules, window_of, viewed, cells, frozenset(regions.states))
     return Layout(
-        program, windows, window_of, rules, views, axes, through, dense, predicted.speedup, full_inference=False
+        program,
+        windows,
+        window_of,
+        rules,
+        views,
+        axes,
+        through,
+        on_rows,
+        dense,
+        predicted.speedup,
+        full_inference=False,
     )
 
 
@@ -100,7 +116,7 @@ def _full_inference(net: Network, regions: Regions, predicted: float) -> Layout:
     dense = tuple(DenseNode(describe(node), reason) for node in readers)
     through, axes = Through(), {net.image: regions.axes(net.image)}
     views = _views(net, regions, _reads(net, {}, {}, through), {})
-    return Layout(regions.program, (), {}, {}, views, axes, through, dense, predicted, full_inference=True)
+    return Layout(regions.program, (), {}, {}, views, axes, through, frozenset(), dense, predicted, full_inference=True)
 
 
 def _predicted(

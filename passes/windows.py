@@ -49,7 +49,7 @@ class Source:
         number: its position in view_rows.
         view: its description.
         axes: of the tensor in the model, and of its windows.
-        own: the queries' own windows; None for the image, whose windows are the patches.
+        own: the queries' own windows as rows [cells, C]; None for the image, whose windows are the patches.
         dtype: of the tensor in the model; the view can be of a longer type (`planner.held_type`).
     """
 

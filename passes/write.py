@@ -5,7 +5,7 @@ from pathlib import Path
 import onnx
 
 from krypton_onnx.errors import KryptonError
-from krypton_onnx.passes.network import WEIGHTS_FILE, detached_weights, graphs_of, is_external, to_model
+from krypton_onnx.passes.network import WEIGHTS_FILE, Array, detached_weights, graphs_of, is_external, to_model
 from krypton_onnx.passes.pipeline import Compiled
 
 BASE_FILE = "base.onnx"
@@ -25,16 +25,16 @@ def write_graphs(compiled: Compiled, folder: Path) -> tuple[str, ...]:
         The names of the files written.
     """
     graphs = {BASE_FILE: compiled.base, INCREMENTAL_FILE: compiled.incremental}
-    places: dict[int, tuple[int, int]] = {}
+    places: dict[tuple[int, int], tuple[int, int]] = {}
     with (folder / WEIGHTS_FILE).open("wb") as file:
         for graph in graphs.values():
             for _, array in detached_weights(graph):
-                if id(array) not in places:
+                if _memory(array) not in places:
                     file.seek(-file.tell() % _ALIGNMENT, 1)
-                    places[id(array)] = (file.tell(), array.nbytes)
+                    places[_memory(array)] = (file.tell(), array.nbytes)
                     array.tofile(file)
     for name, graph in graphs.items():
-        by_name = {key: places[id(array)] for key, array in detached_weights(graph)}
+        by_name = {key: places[_memory(array)] for key, array in detached_weights(graph)}
         model = to_model(graph)
         model.doc_string = compiled.notes.description
         onnx.helper.set_model_props(model, dict(compiled.notes.properties))
@@ -45,6 +45,11 @@ def write_graphs(compiled: Compiled, folder: Path) -> tuple[str, ...]:
         onnx.save_model(model, folder / name)
         _check(folder / name)
     return (*graphs, WEIGHTS_FILE)
+
+
+def _memory(array: Array) -> tuple[int, int]:
+    """Where its numbers lie and how many bytes they take: the same for one weight in two shapes."""
+    return array.__array_interface__["data"][0], array.nbytes
 
 
 def _check(file: Path) -> None:

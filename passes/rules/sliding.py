@@ -3,7 +3,8 @@
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from krypton_onnx.geometry import Expanding
+from krypton_onnx.geometry import Expanding, Lookup, Sliding
+from krypton_onnx.passes.network import static_shape
 from krypton_onnx.passes.rules.rule import Axes, Form, NoRule, Rule, WindowRule, by_axis, moving_beyond, numbers
 from krypton_onnx.passes.static_shapes import kernel_shape, lowest, sliding_axes
 
@@ -26,6 +27,8 @@ def rule(node: gs.Node, axes: Axes, moving: frozenset[str]) -> Rule:
 
 def _sliding(node: gs.Node, axes: Axes, kernel: tuple[int, ...]) -> Rule:
     maps = sliding_axes(node, kernel)
+    if all(m.span == 1 and not m.pad and not m.pad_end for m in maps) and any(m.stride > 1 for m in maps):
+        return WindowRule(*_every(node, maps), axes=axes)
     rows, cols = by_axis(axes, {2: maps[0], 3: maps[1]})
     if not any(m.pad or m.pad_end for m in maps):
         return WindowRule(rows, cols, axes=axes)
@@ -35,6 +38,12 @@ def _sliding(node: gs.Node, axes: Axes, kernel: tuple[int, ...]) -> Rule:
     if pad_value is None:
         return NoRule("its zero point is computed")
     return WindowRule(rows, cols, pad_value, axes=axes)
+
+
+def _every(node: gs.Node, maps: tuple[Sliding, ...]) -> tuple[Lookup, ...]:
+    """The rows and the columns that a kernel of one cell looks at: no others need be read."""
+    sizes = zip(static_shape(node.inputs[0])[2:], static_shape(node.outputs[0])[2:], maps, strict=True)
+    return tuple(Lookup(tuple(range(0, count * m.stride, m.stride)), size) for size, count, m in sizes)
 
 
 def _beyond_the_border(node: gs.Node) -> float | None:
