@@ -5,7 +5,7 @@ from typing import Any
 
 from krypton_onnx.geometry import AxisMap, Program
 
-FORMAT = 2
+FORMAT = 3
 """Version of plan.json. A reader refuses any other."""
 
 
@@ -57,7 +57,7 @@ class Read:
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """An activation of the base run, kept as rows [rows·cols, channels].
+    """What is kept of an activation of the base run: its cells, as rows [rows·cols, channels], or sums of them.
 
     Attributes:
         name: the graph input of the incremental graph, the graph output of the base graph.
@@ -66,6 +66,8 @@ class View:
         rows, cols, channels: its extents.
         dtype: numpy's name for the element type.
         reads: who reads it, to find the band that a batch needs.
+        sums: whether it is the table of prefix sums: one row and one column more than the tensor has, each cell the sum
+            of all above it and left of it.
     """
 
     name: str
@@ -76,6 +78,7 @@ class View:
     channels: int
     dtype: str
     reads: tuple[Read, ...]
+    sums: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ import onnx_graphsurgeon as gs
 
 from krypton_onnx.passes import network
 from krypton_onnx.passes.footprint import Bytes, peak, static_bytes
+from krypton_onnx.passes.map_means import add_table
 from krypton_onnx.passes.network import Network
 from krypton_onnx.passes.planner import Layout
 from krypton_onnx.passes.rules.rule import NHWC, Axes
@@ -36,17 +37,24 @@ def base_peak(graph: gs.Graph) -> int:
 
 
 def _rows(graph: gs.Graph, taken: network.Names, tensor: gs.Tensor, view: View, axes: Axes) -> gs.Variable:
-    maps = [1, view.rows, view.cols, view.channels]
-    last = gs.Variable(taken.fresh(f"{view.name}/channels_last"), dtype=np.dtype(view.dtype), shape=maps)
     rows = gs.Variable(view.name, dtype=np.dtype(view.dtype), shape=[view.rows * view.cols, view.channels])
+    if view.sums:
+        add_table(graph, taken, _channels_last(graph, taken, tensor, view, axes), rows)
+        return rows
     if np.dtype(tensor.dtype) != rows.dtype:
         held = gs.Variable(taken.fresh(f"{view.name}/held"), dtype=rows.dtype, shape=tensor.shape)
         graph.nodes.append(gs.Node("Cast", held.name, {"to": network.element_type(held.dtype)}, [tensor], [held]))
         tensor = held
     shape = network.constant(taken.fresh(f"{view.name}/shape"), np.array([-1, view.channels], np.int64))
-    if axes == NHWC:
-        last = tensor
-    else:
-        graph.nodes.append(gs.Node("Transpose", last.name, {"perm": axes.to_rows}, [tensor], [last]))
+    last = _channels_last(graph, taken, tensor, view, axes)
     graph.nodes.append(gs.Node("Reshape", rows.name, {}, [last, shape], [rows]))
     return rows
+
+
+def _channels_last(graph: gs.Graph, taken: network.Names, tensor: gs.Tensor, view: View, axes: Axes) -> gs.Variable:
+    if axes == NHWC:
+        return tensor
+    shape = [tensor.shape[axis] for axis in axes.to_rows]
+    last = gs.Variable(taken.fresh(f"{view.name}/channels_last"), dtype=tensor.dtype, shape=shape)
+    graph.nodes.append(gs.Node("Transpose", last.name, {"perm": axes.to_rows}, [tensor], [last]))
+    return last

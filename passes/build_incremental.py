@@ -8,13 +8,14 @@ from krypton_onnx.passes import network, on_rows
 from krypton_onnx.passes.batch_axes import BatchAxes
 from krypton_onnx.passes.emit import Emitter
 from krypton_onnx.passes.footprint import Bytes, peak, static_bytes
+from krypton_onnx.passes.map_means import emit_map_mean, emit_window_sum
 from krypton_onnx.passes.network import Network, static_shape, values
 from krypton_onnx.passes.occluded_image import occluded_image
 from krypton_onnx.passes.overlay import Overlay
 from krypton_onnx.passes.per_query import Carried, per_query_tail, query_shape
 from krypton_onnx.passes.planner import Layout
 from krypton_onnx.passes.regions import used_names
-from krypton_onnx.passes.rules.rule import Form, WindowRule
+from krypton_onnx.passes.rules.rule import NHWC, Axes, Form, WindowRule
 from krypton_onnx.passes.windows import POINT, Box, Maps, Source
 
 
@@ -70,7 +71,8 @@ class _Builder:
             gs.Variable(view.name, np.dtype(view.dtype), [f"{view.name}/held", view.channels]) for view in layout.views
         ]
         self.others = {t.name: gs.Variable(t.name, t.dtype, t.shape) for t in net.other_inputs}
-        self.views = {view.tensor: number for number, view in enumerate(layout.views)}
+        self.views = {view.tensor: number for number, view in enumerate(layout.views) if not view.sums}
+        self.sums = {view.tensor: number for number, view in enumerate(layout.views) if view.sums}
         self.overlay = Overlay(
             self.emitter,
             self.origins,
@@ -85,8 +87,11 @@ class _Builder:
 
     def add(self, node: gs.Node) -> None:
         """Append a node in the form that the plan gives it."""
-        if node.outputs[0].name in self.layout.window_of:
+        result = node.outputs[0].name
+        if result in self.layout.window_of:
             self._add_windowed(node)
+        elif result in self.layout.means:
+            self._add_map_mean(node)
         else:
             self._add_full(node)
 
@@ -160,11 +165,13 @@ class _Builder:
         return self._read(tensor.name, box, (rule.rows, rule.cols), rule.pad_value, f"{tensor.name}/for_{result}")
 
     def _window_maps(self, tensor: str) -> gs.Variable:
-        window = self.windows[tensor]
         if tensor not in self.layout.on_rows:
-            return window
-        number, axes = self.layout.window_of[tensor], self.layout.axes[tensor]
-        return self.overlay.rows_as_maps(window, number, axes, self._channels(tensor), tensor)
+            return self.windows[tensor]
+        return self._rows_as_maps(tensor, self.layout.axes[tensor])
+
+    def _rows_as_maps(self, tensor: str, axes: Axes) -> gs.Variable:
+        number, channels = self.layout.window_of[tensor], self._channels(tensor)
+        return self.overlay.rows_as_maps(self.windows[tensor], number, axes, channels, tensor)
 
     def _window_rows(self, tensor: str) -> gs.Variable:
         window = self.windows[tensor]
@@ -200,6 +207,20 @@ class _Builder:
             if source == tensor
             else self._dequantized(tensor, found, name, box.memory(self._cell_bytes(tensor), maps))
         )
+
+    def _add_map_mean(self, node: gs.Node) -> None:
+        tensor, result = node.inputs[0].name, node.outputs[0]
+        view, table = self.layout.views[self.sums[tensor]], self.sources[self.sums[tensor]]
+        box = self.overlay.box(self.layout.window_of[tensor])
+        if tensor in self.layout.on_rows:
+            axes, maps = NHWC, self._rows_as_maps(tensor, NHWC)
+        else:
+            axes, maps = self.layout.axes[tensor], self.windows[tensor]
+        own = emit_window_sum(self.emitter, maps, axes, box, f"{tensor}/window_sum")
+        extents = (view.rows - 1, view.cols - 1)
+        mean = emit_map_mean(self.emitter, table, extents, box, own, f"{result.name}/by_channel")
+        shape = self.emitter.constant(np.array([-1, *(static_shape(result) or ())[1:]], np.int64))
+        self.full[result.name] = self.emitter.op("Reshape", mean, shape, name=result.name)
 
     def _add_full(self, node: gs.Node) -> None:
         # Subgraphs name outer tensors without listing them as inputs.

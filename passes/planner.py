@@ -5,7 +5,7 @@ is the same wherever it is made.
 """
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,7 @@ from krypton_onnx.geometry import Program, Sliding, Step, unchanged
 from krypton_onnx.passes import network
 from krypton_onnx.passes.cost import Prediction, predict, read_seconds
 from krypton_onnx.passes.flops import flops
+from krypton_onnx.passes.map_means import TABLE, is_map_mean
 from krypton_onnx.passes.network import Network, describe, outputs, static_shape
 from krypton_onnx.passes.plan_rows import plan_rows
 from krypton_onnx.passes.regions import Dense, Regions, Windowed, used_names
@@ -54,6 +55,7 @@ class Layout:
         axes: of every tensor that is computed in windows, and of the image.
         through: the dequantized tensors, which are read as their quantized sources.
         on_rows: the tensors whose windows are computed as rows [cells, C], not as maps.
+        means: the means over whole maps that are taken from sums, and the tensors of which.
         dense: the nodes at which windows end, and why.
         predicted_speedup: over full inference, of the layout with windows.
         full_inference: whether it was dropped for being too little, so that nothing is computed in windows.
@@ -67,6 +69,7 @@ class Layout:
     axes: dict[str, Axes]
     through: Through
     on_rows: frozenset[str]
+    means: dict[str, str]
     dense: tuple[DenseNode, ...]
     predicted_speedup: float
     full_inference: bool
@@ -86,13 +89,15 @@ def plan_layout(net: Network, regions: Regions, patch: tuple[int, int]) -> Layou
     program, windows, window_of = _windows(net, regions, groups)
     rules = {name: rule for name, rule in regions.rules.items() if name in windowed}
     through = read_through(net, windowed)
-    views = _views(net, regions, _reads(net, rules, window_of, through), window_of)
+    means = _means(net, regions, window_of)
+    views = _views(net, regions, _reads(net, rules, window_of, through, means), window_of)
+    views += _sums(net, regions, means, window_of)
     predicted = _predicted(net, regions, areas, program, windows, window_of, views, patch)
     if predicted.speedup < LEAST_SPEEDUP and predicted.bound <= SURE_BOUND:
         return _full_inference(net, regions, predicted.speedup)
     axes = {name: regions.axes(name) for name in windowed}
     cells = [rows * cols for rows, cols in mean_windows(program, windows, patch)]
-    viewed = frozenset(view.tensor for view in views)
+    viewed = frozenset(view.tensor for view in views if not view.sums)
     on_rows = plan_rows(net, rules, window_of, viewed, cells, frozenset(regions.states))
     return Layout(
         program,
@@ -103,6 +108,7 @@ def plan_layout(net: Network, regions: Regions, patch: tuple[int, int]) -> Layou
         axes,
         through,
         on_rows,
+        means,
         dense,
         predicted.speedup,
         full_inference=False,
@@ -116,7 +122,9 @@ def _full_inference(net: Network, regions: Regions, predicted: float) -> Layout:
     dense = tuple(DenseNode(describe(node), reason) for node in readers)
     through, axes = Through(), {net.image: regions.axes(net.image)}
     views = _views(net, regions, _reads(net, {}, {}, through), {})
-    return Layout(regions.program, (), {}, {}, views, axes, through, frozenset(), dense, predicted, full_inference=True)
+    return Layout(
+        regions.program, (), {}, {}, views, axes, through, frozenset(), {}, dense, predicted, full_inference=True
+    )
 
 
 def _predicted(
@@ -273,20 +281,53 @@ def _views(
     return tuple(views)
 
 
+def _means(net: Network, regions: Regions, window_of: dict[str, int]) -> dict[str, str]:
+    """Which means over a whole map are taken of a tensor that is computed in windows: that tensor, by the result."""
+    return {
+        node.outputs[0].name: node.inputs[0].name
+        for node in net.graph.nodes
+        if node.inputs
+        and node.inputs[0].name in window_of
+        and node.outputs[0].name not in window_of
+        and is_map_mean(node, regions.axes(node.inputs[0].name))
+    }
+
+
+def _sums(net: Network, regions: Regions, means: dict[str, str], window_of: dict[str, int]) -> tuple[View, ...]:
+    """A table of prefix sums for each tensor of which means are taken."""
+    tensors, taken = net.graph.tensors(), network.Names(net.graph)
+    views = []
+    for name in dict.fromkeys(means.values()):
+        shape, axes = static_shape(tensors[name]) or (0, 0, 0, 0), regions.axes(name)
+        rows, cols, channels = shape[axes.rows] + 1, shape[axes.cols] + 1, shape[axes.channel]
+        read = Read(None, Sliding(), Sliding())
+        view = View(
+            taken.fresh(f"{name}/sums"), name, window_of[name], rows, cols, channels, TABLE.name, (read,), sums=True
+        )
+        views.append(view)
+    return tuple(views)
+
+
 def held_type(dtype: np.dtype[Any]) -> np.dtype[Any]:
     """The type in which a view is kept: float32, which holds all of its numbers, for a type that numpy lacks."""
     return np.dtype(np.float32) if dtype.name in _SHORT_FLOATS else dtype
 
 
 def _reads(
-    net: Network, rules: dict[str, WindowRule], window_of: dict[str, int], through: Through
+    net: Network,
+    rules: dict[str, WindowRule],
+    window_of: dict[str, int],
+    through: Through,
+    means: Collection[str] = (),
 ) -> Iterator[tuple[str, Read]]:
-    """Every read through the overlay: the tensor, and what is read of it."""
+    """Every read through the overlay: the tensor, and what is read of it. Means over windows read none."""
     whole = Read(None, Sliding(), Sliding())
     windowed = {net.image, *window_of}
     for node in net.graph.nodes:
         result = node.outputs[0].name
         for name in dict.fromkeys(n for n in used_names(node) if n in windowed):
+            if result in means:
+                continue
             if result not in window_of:
                 yield through.source(name, None)[0], whole
             elif not rules[result].is_pointwise or window_of.get(name) != window_of[result]:

@@ -1,0 +1,129 @@
+"""The mean over a map of which a query changes a window, from sums: no map is assembled.
+
+The base run keeps the table of the map's prefix sums, S[y, x] = the sum of all cells above y and left of x, so that the
+sum over any window is a matter of its four corners. A query's mean is
+
+    (sum of the base's map − its sum in the window + sum of the query's own window) ÷ cells
+
+in float64: the differences then lose nothing that float32 could show.
+"""
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from krypton_onnx.passes import network
+from krypton_onnx.passes.emit import Emitter, IntGraph
+from krypton_onnx.passes.network import element_type, static_shape
+from krypton_onnx.passes.rules.rule import NCHW, Axes, numbers
+from krypton_onnx.passes.windows import Box
+
+TABLE = np.dtype(np.float64)
+"""Of prefix sums, which grow with the map while their differences do not."""
+
+
+def is_map_mean(node: gs.Node, axes: Axes) -> bool:
+    """Whether a node gives the mean of each channel over the whole map, in float32.
+
+    Args:
+        node: any.
+        axes: of its first input, a map.
+    """
+    if network.domain(node) or node.outputs[0].dtype != np.float32 or static_shape(node.outputs[0]) is None:
+        return False
+    if node.op == "GlobalAveragePool":
+        return axes.channel == 1
+    reduced = numbers(node, 1, "axes") if node.op == "ReduceMean" else None
+    return reduced is not None and sorted(int(axis) % 4 for axis in reduced) == sorted(axes.spatial)
+
+
+def add_table(graph: gs.Graph, taken: network.Names, cells: gs.Variable, table: gs.Variable) -> None:
+    """Append the nodes of a table of prefix sums to the base graph.
+
+    Args:
+        graph: the base graph.
+        taken: its names.
+        cells: [1, rows, columns, C].
+        table: [(rows + 1)·(columns + 1), C], float64.
+    """
+
+    def append(op: str, *inputs: gs.Tensor, **attrs: object) -> gs.Variable:
+        result = gs.Variable(taken.fresh(f"{table.name}/{op.lower()}"), TABLE)
+        graph.nodes.append(gs.Node(op, result.name, attrs, list(inputs), [result]))
+        return result
+
+    def constant(what: str, *values: int, rank: int = 1) -> gs.Constant:
+        array = np.array(values, np.int64)
+        return network.constant(taken.fresh(f"{table.name}/{what}"), array if rank else array.reshape(()))
+
+    wide = append("Cast", cells, to=element_type(TABLE))
+    down = append("CumSum", wide, constant("rows", 1, rank=0))
+    both = append("CumSum", down, constant("cols", 2, rank=0))
+    framed = append("Pad", both, constant("pads", 0, 1, 1, 0, 0, 0, 0, 0))
+    shape = constant("shape", -1, int(table.shape[1]))
+    graph.nodes.append(gs.Node("Reshape", table.name, {}, [framed, shape], [table]))
+
+
+def emit_map_mean(
+    emitter: Emitter, table: gs.Variable, extents: tuple[int, int], box: Box, own: gs.Variable, name: str
+) -> gs.Variable:
+    """The mean of each channel for every query.
+
+    Args:
+        emitter: receives the nodes.
+        table: the prefix sums.
+        extents: (H, W) of the map.
+        box: the window.
+        own: the sum over each query's own window [Q, C], float64.
+        name: of the result.
+
+    Returns:
+        float32 [Q, C].
+    """
+    with emitter.scope(f"{name}/sums"):
+        corners = _corners(emitter, table, extents, box)
+        signs = emitter.constant(np.array([[1, -1, 1, 1, -1]], TABLE))
+        outside = emitter.op("Squeeze", emitter.op("MatMul", signs, corners), emitter.constant(np.array([1], np.int64)))
+        count = emitter.constant(np.array(extents[0] * extents[1], TABLE))
+        mean = emitter.op("Div", emitter.op("Add", outside, own), count)
+    return emitter.op("Cast", mean, name=name, to=element_type(np.dtype(np.float32)))
+
+
+def emit_window_sum(emitter: Emitter, maps: gs.Variable, axes: Axes, box: Box, name: str) -> gs.Variable:
+    """The sum of each channel over each query's window.
+
+    Args:
+        emitter: receives the nodes.
+        maps: the windows, in the order of `axes`.
+        axes: where GlobalAveragePool expects them, ONNX Runtime takes the mean of what its convolutions have blocked.
+        box: the window.
+        name: of the result.
+
+    Returns:
+        float64 [Q, C].
+    """
+    spatial = emitter.constant(np.array(axes.spatial, np.int64))
+    if axes != NCHW:
+        return emitter.op("Cast", emitter.op("ReduceSum", maps, spatial, keepdims=0), name=name, to=element_type(TABLE))
+    mean = emitter.op("Squeeze", emitter.op("GlobalAveragePool", maps, name=f"{name}/mean"), spatial)
+    cells = IntGraph(emitter).op("Mul", *box.sizes).tensor
+    return emitter.op(
+        "Mul",
+        emitter.op("Cast", mean, to=element_type(TABLE)),
+        emitter.op("Cast", cells, to=element_type(TABLE)),
+        name=name,
+    )
+
+
+def _corners(emitter: Emitter, table: gs.Variable, extents: tuple[int, int], box: Box) -> gs.Variable:
+    """[Q, 5, C]: the table's last entry, and those at the window's corners.
+
+    In the order end-end, begin-end, end-begin, begin-begin.
+    """
+    width = extents[1] + 1
+    (top, left), (rows, cols) = box.starts, box.sizes
+    bottom, right = top + rows, left + cols
+    last = top - top + (extents[0] * width + extents[1])
+    places = [last, bottom * width + right, top * width + right, bottom * width + left, top * width + left]
+    index = emitter.op("Concat", *(place.tensor for place in places), axis=1)
+    flat = emitter.op("Squeeze", index, emitter.constant(np.array([2], np.int64)))
+    return emitter.op("Gather", table, flat, axis=0)
