@@ -1,13 +1,15 @@
-"""Predicting what a query costs, in full inference and with windows: the arithmetic and the bytes of every node.
+"""Predicting what a query costs on one core, in full inference and by a plan: arithmetic, bytes and nodes.
 
-The constants were fitted to the measured times of the seven models of the README, on two cores of a server's CPU, and
-meet them within about a tenth. Only quotients of predictions are used, and no machine is asked, so that a plan is the
-same wherever it is made.
+Every node costs its floating-point operations over a rate that knows how narrow its window is, the bytes that it moves
+if no convolution computes it on its way, and its share of what a runtime spends on any node. Every read through the
+overlay costs the bytes of each pass over what is read. The constants were measured on one core of a server's CPU; only
+quotients of predictions decide anything, and no machine is asked, so that a plan is the same wherever it is made.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -15,47 +17,109 @@ import onnx_graphsurgeon as gs
 from krypton_onnx.passes.flops import flops
 from krypton_onnx.passes.footprint import static_bytes
 from krypton_onnx.passes.network import Network, static_shape
-from krypton_onnx.passes.regions import Regions
-from krypton_onnx.plan import View
+from krypton_onnx.passes.regions import Regions, Windowed
+from krypton_onnx.passes.rules.rule import Axes
+from krypton_onnx.plan import Read
 
-_FLOP = 2.1e-12
+FLOP = 4.2e-12
 """Seconds for an operation of a convolution or a product."""
 
-_DEPTHWISE_FLOP = 28e-12
+DEPTHWISE_FLOP = 28e-12
 """The same where each channel has its own kernel."""
 
-_NARROW_FLOP = 2.5e-12
-"""What an operation costs more in a window of one column; in wider ones as much less as they are wider."""
+NARROW = 0.6
+"""How much longer an operation takes in a window of one column; in wider ones as much less as they are wider."""
 
-_BYTE = 7.5e-12
-"""Seconds for a byte that a node reads or writes, mostly in a cache."""
+BYTE = 12e-12
+"""Seconds for a byte that an elementwise node reads or writes, mostly in a cache."""
 
-_READ_BYTE = 220e-12
-"""Seconds for a byte that is read through the overlay: gathered, transposed, and brought into place before."""
+GATHER = 60e-12
+"""Seconds for a byte that is gathered from a view and the windows over it."""
 
-_READ_CELL = 7e-9
+POOL = 30e-12
+"""Seconds for a byte that is brought beside the others from which is gathered."""
+
+LOAD = 20e-12
+"""Seconds for a byte that goes from rows into the blocks of channels in which convolutions compute."""
+
+STORE = 90e-12
+"""Seconds for a byte that goes from such blocks to rows."""
+
+TRANSPOSE = 110e-12
+"""Seconds for a byte between rows and maps that no convolution has blocked."""
+
+INDEX_CELL = 5e-9
 """Seconds for the index of a cell that is read."""
+
+NODE = 1.5e-6
+"""Seconds for any node of a run."""
+
+READ_NODES = 9
+"""Nodes of a read, most of which find out where its cells lie."""
+
+BATCH = 8
+"""Queries that share what a run costs once."""
 
 _FUSED = frozenset({"Relu", "LeakyRelu", "Clip", "Sigmoid", "Tanh", "HardSigmoid", "Add"})
 """Operators that runtimes compute together with the convolution before them."""
+_FUSED_WITH_PRODUCT = frozenset({"Relu", "LeakyRelu", "Sigmoid", "Tanh"})
+_BLOCKING = frozenset({"Conv", "MaxPool", "AveragePool", "GlobalAveragePool"})
+"""Operators that compute in blocks of channels."""
 
 Sizes = tuple[float, float]
 """Rows and columns of a window."""
 
 
 @dataclass(frozen=True, slots=True)
+class Reading:
+    """One read through the overlay.
+
+    Attributes:
+        tensor: what is read.
+        read: which cells; of the whole map, if that has no window.
+        node: who reads; None for an output of the model.
+    """
+
+    tensor: str
+    read: Read
+    node: gs.Node | None
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """Neighbouring nodes whose results have the same height and width, computed alike.
+
+    Attributes:
+        extents: (H, W) of the maps; None for what is no map.
+        windowed: whether they are computed in windows.
+        nodes: names of the results.
+        seconds: that the mean query takes, on one core.
+    """
+
+    extents: tuple[int, int] | None
+    windowed: bool
+    nodes: tuple[str, ...]
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class Prediction:
-    """Seconds a query, and the arithmetic bound.
+    """Seconds a query on one core, and the arithmetic bound.
 
     Attributes:
         full: by full inference in batches.
-        incremental: with the planned windows.
+        segments: of the plan, in the order of the graph.
         bound: full arithmetic ÷ that of the mean query if exactly what can change were computed.
     """
 
     full: float
-    incremental: float
+    segments: tuple[Segment, ...]
     bound: float
+
+    @property
+    def incremental(self) -> float:
+        """Seconds a query by the plan."""
+        return sum(segment.seconds for segment in self.segments)
 
     @property
     def speedup(self) -> float:
@@ -63,44 +127,128 @@ class Prediction:
         return self.full / self.incremental if self.incremental else 1.0
 
 
-def predict(
-    net: Network, regions: Regions, shares: Mapping[str, float], windows: Mapping[str, Sizes], reads: float
-) -> Prediction:
-    """Predict what the mean query costs.
+@dataclass(frozen=True)
+class Costs:
+    """What the parts of one plan cost.
 
-    Args:
+    Attributes:
         net: the normalized model.
         regions: its analysis.
         shares: by name, the exact mean region's share of the map, for tensors that have a region.
         windows: by name, the mean window of the tensors that are computed in windows.
-        reads: seconds that the mean query takes to read through the overlay.
+        on_rows: those of them that are computed as rows.
+        readings: every read through the overlay.
     """
-    full = incremental = arithmetic = exact = 0.0
-    for node in net.graph.nodes:
+
+    net: Network
+    regions: Regions
+    shares: Mapping[str, float]
+    windows: Mapping[str, Sizes]
+    on_rows: frozenset[str]
+    readings: Sequence[Reading]
+
+    def predict(self) -> Prediction:
+        """Predict what the mean query costs."""
+        full = arithmetic = exact = 0.0
+        segments: list[Segment] = []
+        for node in self.net.graph.nodes:
+            result = node.outputs[0].name
+            if result not in self.regions.states:
+                continue
+            seconds = _dense_seconds(node, self.regions)
+            full += seconds
+            arithmetic += flops(node)
+            exact += flops(node) * self.shares.get(result, 1.0)
+            own = self._window_seconds(node) if result in self.windows else seconds
+            _append(segments, self._extents(result), result in self.windows, result, own + self._overlay_seconds(node))
+        return Prediction(full, tuple(segments), arithmetic / exact if exact else 1.0)
+
+    def _window_seconds(self, node: gs.Node) -> float:
         result = node.outputs[0].name
-        if result not in regions.states:
-            continue
-        seconds = _seconds(node, regions)
-        full += seconds
-        if result in windows:
-            incremental += _in_window(node, seconds, windows[result], regions.step(result).extents)
-        else:
-            incremental += seconds
-        arithmetic += flops(node)
-        exact += flops(node) * shares.get(result, 1.0)
-    return Prediction(full, incremental + reads, arithmetic / exact if exact else 1.0)
+        rows, cols = self.windows[result]
+        height, width = self.regions.step(result).extents
+        share = rows * cols / (height * width)
+        narrow = 1.0 if result in self.on_rows else 1.0 + NARROW / cols
+        moved = 0.0 if self._is_fused(node) else _moved(node, self.regions) * BYTE
+        return share * (_arithmetic(node) * narrow + moved) + NODE / BATCH
+
+    def _is_fused(self, node: gs.Node) -> bool:
+        result = node.outputs[0].name
+        if node.op == "Conv" or any(reading.node is node for reading in self._by_result.get(result, ())):
+            return node.op == "Conv"
+        if result in self.on_rows:
+            return node.op in _FUSED_WITH_PRODUCT and _follows_conv(node)
+        return _is_fused(node)
+
+    # ------------------------------------------------------------------------------------------------ reads
+
+    @cached_property
+    def _by_result(self) -> dict[str, list[Reading]]:
+        found: dict[str, list[Reading]] = {}
+        for reading in self.readings:
+            found.setdefault(reading.node.outputs[0].name if reading.node else reading.tensor, []).append(reading)
+        return found
+
+    @cached_property
+    def _viewed(self) -> frozenset[str]:
+        return frozenset(reading.tensor for reading in self.readings)
+
+    def _overlay_seconds(self, node: gs.Node) -> float:
+        """What a node reads, and what makes its result ready to be read."""
+        result = node.outputs[0].name
+        read = sum(self._read_seconds(reading) for reading in self._by_result.get(result, ()))
+        return read + (self._pool_seconds(result) if result in self._viewed and result in self.windows else 0.0)
+
+    def _read_seconds(self, reading: Reading) -> float:
+        read, extents = reading.read, self.regions.step(reading.tensor).extents
+        reader = None if reading.node is None else reading.node.outputs[0].name
+        rows, cols = extents if read.window is None or reader is None else self.windows[reader]
+        cells = int(read.rows.count(math.ceil(rows)) * read.cols.count(math.ceil(cols)))
+        order = 0.0 if reader in self.on_rows else self._load(reading.node)
+        return cells * (self._cell_bytes(reading.tensor) * (GATHER + order) + INDEX_CELL) + READ_NODES * NODE / BATCH
+
+    def _load(self, node: gs.Node | None) -> float:
+        return LOAD if node is not None and node.op in _BLOCKING else TRANSPOSE
+
+    def _pool_seconds(self, tensor: str) -> float:
+        """Bringing windows and the view beside each other."""
+        rows, cols = self.windows[tensor]
+        height, _ = self.regions.step(tensor).extents
+        band = min(height, 2 * rows) * self.regions.step(tensor).extents[1] / BATCH
+        store = 0.0 if tensor in self.on_rows else STORE
+        return self._cell_bytes(tensor) * (rows * cols * (POOL + store) + band * POOL)
+
+    # --------------------------------------------------------------------------------------- small change
+
+    def _cell_bytes(self, tensor: str) -> int:
+        found = self._tensors[tensor]
+        shape = static_shape(found) or (0, 0, 0, 0)
+        return shape[self._axes(tensor).channel] * int(np.dtype(found.dtype).itemsize)
+
+    @cached_property
+    def _tensors(self) -> dict[str, gs.Tensor]:
+        return self.net.graph.tensors()  # type: ignore[no-any-return]
+
+    def _axes(self, tensor: str) -> Axes:
+        return self.regions.axes(tensor)
+
+    def _extents(self, tensor: str) -> tuple[int, int] | None:
+        state = self.regions.states[tensor]
+        if isinstance(state, Windowed):
+            return self.regions.program[state.step].extents
+        shape = static_shape(self._tensors[tensor])
+        return (shape[2], shape[3]) if shape is not None and len(shape) == 4 else None
 
 
-def read_seconds(views: Sequence[View], windows: Sequence[Sizes]) -> float:
-    """What a query reads through the overlay takes, the plan's windows having these sizes."""
-    total = 0.0
-    for view in views:
-        for read in view.reads:
-            rows, cols = (view.rows, view.cols) if read.window is None else windows[read.window]
-            cells = int(read.rows.count(math.ceil(rows)) * read.cols.count(math.ceil(cols)))
-            cell_bytes = view.channels * np.dtype(view.dtype).itemsize
-            total += cells * (cell_bytes * _READ_BYTE + _READ_CELL)
-    return total
+def _append(
+    segments: list[Segment], extents: tuple[int, int] | None, windowed: bool, result: str, seconds: float
+) -> None:
+    """Add a node to the last segment, or begin a new one."""
+    if segments and (segments[-1].extents, segments[-1].windowed) == (extents, windowed):
+        last = segments.pop()
+        segments.append(Segment(extents, windowed, (*last.nodes, result), last.seconds + seconds))
+    else:
+        segments.append(Segment(extents, windowed, (result,), seconds))
 
 
 def streamed_bytes(net: Network, regions: Regions) -> int:
@@ -113,12 +261,15 @@ def streamed_bytes(net: Network, regions: Regions) -> int:
     return total
 
 
-def _seconds(node: gs.Node, regions: Regions) -> float:
+def _dense_seconds(node: gs.Node, regions: Regions) -> float:
     """Of one inference of a node, in a batch."""
+    return _arithmetic(node) + (0.0 if _is_fused(node) else _moved(node, regions) * BYTE)
+
+
+def _arithmetic(node: gs.Node) -> float:
     shape = static_shape(node.outputs[0]) or (0, 0)
     depthwise = node.op == "Conv" and node.attrs.get("group", 1) == shape[1] > 1
-    arithmetic = flops(node) * (_DEPTHWISE_FLOP if depthwise else _FLOP)
-    return arithmetic if _is_fused(node) else arithmetic + _moved(node, regions) * _BYTE
+    return flops(node) * (DEPTHWISE_FLOP if depthwise else FLOP)
 
 
 def _moved(node: gs.Node, regions: Regions) -> int:
@@ -126,11 +277,9 @@ def _moved(node: gs.Node, regions: Regions) -> int:
 
 
 def _is_fused(node: gs.Node) -> bool:
-    producers = [p for t in node.inputs for p in t.inputs]
-    return node.op in _FUSED and any(p.op == "Conv" and len(p.outputs[0].outputs) == 1 for p in producers)
+    return node.op == "Conv" or (node.op in _FUSED and _follows_conv(node))
 
 
-def _in_window(node: gs.Node, seconds: float, window: Sizes, extents: Sizes) -> float:
-    rows, cols = window
-    share = rows * cols / (extents[0] * extents[1])
-    return share * (seconds + flops(node) * _NARROW_FLOP / cols)
+def _follows_conv(node: gs.Node) -> bool:
+    producers: Iterator[gs.Node] = (p for t in node.inputs for p in t.inputs)
+    return any(p.op == "Conv" and len(p.outputs[0].outputs) == 1 for p in producers)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from krypton_onnx import geometry
 from krypton_onnx.geometry import Program, Sliding, Step, unchanged
 from krypton_onnx.passes import network
-from krypton_onnx.passes.cost import Prediction, predict, read_seconds
+from krypton_onnx.passes.cost import Costs, Prediction, Reading
 from krypton_onnx.passes.flops import flops
 from krypton_onnx.passes.map_means import TABLE, is_map_mean
 from krypton_onnx.passes.network import Network, describe, outputs, static_shape
@@ -26,12 +26,12 @@ from krypton_onnx.passes.rules.rule import Axes, Form, WindowRule
 from krypton_onnx.passes.through import Through, read_through
 from krypton_onnx.plan import DenseNode, Read, View, Window
 
-DENSE_COVERAGE = 0.75
-"""A tensor of which the mean region covers this share is computed in full: native speed beats windows there."""
+COVERAGES = (0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+"""Where windows may end: a tensor of which the mean region covers this share, or more, is computed in full."""
 
-JOIN_COVERAGE = 0.75
-"""A branch whose region has at least this share of its merge's is computed at the merge's size; a smaller one is
-re-read through the overlay, which costs bytes in place of arithmetic."""
+JOINS = (0.5, 0.65, 0.8, 0.9, 1.0)
+"""At a merge, a branch whose region has this share of the merge's, or more, may be computed at the merge's size; a
+smaller one is re-read through the overlay, which costs bytes in place of arithmetic."""
 
 LEAST_SPEEDUP = 1.1
 """Windows that are predicted to give less than this are not worth their trouble: the model runs as it is."""
@@ -57,7 +57,8 @@ class Layout:
         on_rows: the tensors whose windows are computed as rows [cells, C], not as maps.
         means: the means over whole maps that are taken from sums, and the tensors of which.
         dense: the nodes at which windows end, and why.
-        predicted_speedup: over full inference, of the layout with windows.
+        prediction: what a query costs by this layout.
+        predicted_speedup: over full inference, of the best layout with windows.
         full_inference: whether it was dropped for being too little, so that nothing is computed in windows.
     """
 
@@ -71,12 +72,13 @@ class Layout:
     on_rows: frozenset[str]
     means: dict[str, str]
     dense: tuple[DenseNode, ...]
+    prediction: Prediction
     predicted_speedup: float
     full_inference: bool
 
 
 def plan_layout(net: Network, regions: Regions, patch: tuple[int, int]) -> Layout:
-    """Decide the layout for queries with about this patch.
+    """Decide the layout for queries with about this patch: of all candidates the one that is predicted to be fastest.
 
     Args:
         net: the normalized model.
@@ -84,33 +86,59 @@ def plan_layout(net: Network, regions: Regions, patch: tuple[int, int]) -> Layou
         patch: (height, width) of the patch to tune for.
     """
     areas = mean_areas(regions.program, patch)
-    windowed, dense = _frontier(net, regions, areas)
-    groups = _share_windows(net, regions, windowed, areas)
+    best = min(_candidates(net, regions, areas, patch), key=lambda layout: layout.prediction.incremental)
+    if best.predicted_speedup < LEAST_SPEEDUP and best.prediction.bound <= SURE_BOUND:
+        return _full_inference(net, regions, best.predicted_speedup)
+    return best
+
+
+def _candidates(net: Network, regions: Regions, areas: list[float], patch: tuple[int, int]) -> Iterator[Layout]:
+    """Layouts with every frontier and every way to share windows, those that come out alike only once."""
+    known: set[tuple[frozenset[str], frozenset[tuple[str, str]]]] = set()
+    for coverage in COVERAGES:
+        windowed, dense = _frontier(net, regions, areas, coverage)
+        for join in JOINS:
+            groups = _share_windows(net, regions, windowed, areas, join)
+            key = frozenset(windowed), frozenset(groups.items())
+            if key not in known:
+                known.add(key)
+                yield _layout(net, regions, areas, patch, dense, groups)
+
+
+def _layout(
+    net: Network,
+    regions: Regions,
+    areas: list[float],
+    patch: tuple[int, int],
+    dense: tuple[DenseNode, ...],
+    groups: dict[str, str],
+) -> Layout:
     program, windows, window_of = _windows(net, regions, groups)
-    rules = {name: rule for name, rule in regions.rules.items() if name in windowed}
+    windowed = {net.image, *window_of}
+    rules = {name: rule for name, rule in regions.rules.items() if name in window_of}
     through = read_through(net, windowed)
     means = _means(net, regions, window_of)
-    views = _views(net, regions, _reads(net, rules, window_of, through, means), window_of)
-    views += _sums(net, regions, means, window_of)
-    predicted = _predicted(net, regions, areas, program, windows, window_of, views, patch)
-    if predicted.speedup < LEAST_SPEEDUP and predicted.bound <= SURE_BOUND:
-        return _full_inference(net, regions, predicted.speedup)
-    axes = {name: regions.axes(name) for name in windowed}
-    cells = [rows * cols for rows, cols in mean_windows(program, windows, patch)]
-    viewed = frozenset(view.tensor for view in views if not view.sums)
+    readings = list(_readings(net, rules, window_of, through, means))
+    views = _views(net, regions, readings, window_of) + _sums(net, regions, means, window_of)
+    sizes = mean_windows(program, windows, patch)
+    viewed = frozenset(reading.tensor for reading in readings)
+    cells = [rows * cols for rows, cols in sizes]
     on_rows = plan_rows(net, rules, window_of, viewed, cells, frozenset(regions.states))
+    mean = {name: sizes[window] for name, window in window_of.items()}
+    prediction = Costs(net, regions, _shares(regions, areas), mean, on_rows, readings).predict()
     return Layout(
-        program,
-        windows,
-        window_of,
-        rules,
-        views,
-        axes,
-        through,
-        on_rows,
-        means,
-        dense,
-        predicted.speedup,
+        program=program,
+        windows=windows,
+        window_of=window_of,
+        rules=rules,
+        views=views,
+        axes={name: regions.axes(name) for name in windowed},
+        through=through,
+        on_rows=on_rows,
+        means=means,
+        dense=dense,
+        prediction=prediction,
+        predicted_speedup=prediction.speedup,
         full_inference=False,
     )
 
@@ -119,29 +147,28 @@ def _full_inference(net: Network, regions: Regions, predicted: float) -> Layout:
     """No windows but the image's, which are the patches."""
     reason = f"full inference, because windows are predicted to give only {predicted:.2f}x"
     readers = [node for node in net.graph.nodes if net.image in used_names(node)]
-    dense = tuple(DenseNode(describe(node), reason) for node in readers)
-    through, axes = Through(), {net.image: regions.axes(net.image)}
-    views = _views(net, regions, _reads(net, {}, {}, through), {})
+    readings = list(_readings(net, {}, {}, Through(), {}))
     return Layout(
-        regions.program, (), {}, {}, views, axes, through, frozenset(), {}, dense, predicted, full_inference=True
+        program=regions.program,
+        windows=(),
+        window_of={},
+        rules={},
+        views=_views(net, regions, readings, {}),
+        axes={net.image: regions.axes(net.image)},
+        through=Through(),
+        on_rows=frozenset(),
+        means={},
+        dense=tuple(DenseNode(describe(node), reason) for node in readers),
+        prediction=Costs(net, regions, {}, {}, frozenset(), ()).predict(),
+        predicted_speedup=predicted,
+        full_inference=True,
     )
 
 
-def _predicted(
-    net: Network,
-    regions: Regions,
-    areas: list[float],
-    program: Program,
-    windows: tuple[Window, ...],
-    window_of: dict[str, int],
-    views: tuple[View, ...],
-    patch: tuple[int, int],
-) -> Prediction:
-    mean = mean_windows(program, windows, patch)
+def _shares(regions: Regions, areas: list[float]) -> dict[str, float]:
+    """The mean region's share of the map, of every tensor that has a region."""
     steps = {name: state.step for name, state in regions.states.items() if isinstance(state, Windowed)}
-    shares = {name: areas[step] / math.prod(program[step].extents) for name, step in steps.items()}
-    of_tensor = {name: mean[window] for name, window in window_of.items()}
-    return predict(net, regions, shares, of_tensor, read_seconds(views, mean))
+    return {name: areas[step] / math.prod(regions.program[step].extents) for name, step in steps.items()}
 
 
 def mean_windows(program: Program, windows: tuple[Window, ...], patch: tuple[int, int]) -> list[tuple[float, float]]:
@@ -170,8 +197,10 @@ def mean_areas(program: Program, patch: tuple[int, int]) -> list[float]:
     return list(rows.mean(axis=1) * cols.mean(axis=1))
 
 
-def _frontier(net: Network, regions: Regions, areas: list[float]) -> tuple[set[str], tuple[DenseNode, ...]]:
-    """The tensors to compute in windows, and the nodes where that ends."""
+def _frontier(
+    net: Network, regions: Regions, areas: list[float], most: float
+) -> tuple[set[str], tuple[DenseNode, ...]]:
+    """The tensors to compute in windows, and the nodes where that ends, at the latest where regions cover `most`."""
     windowed = {net.image}
     dense: list[DenseNode] = []
     for node in net.graph.nodes:
@@ -186,14 +215,16 @@ def _frontier(net: Network, regions: Regions, areas: list[float]) -> tuple[set[s
         else:
             rows, cols = regions.program[result.step].extents
             coverage = areas[result.step] / (rows * cols)
-            if coverage < DENSE_COVERAGE:
+            if coverage < most:
                 windowed.add(node.outputs[0].name)
             else:
                 dense.append(DenseNode(describe(node), f"its regions cover {coverage:.0%} of the map"))
     return windowed, tuple(dense)
 
 
-def _share_windows(net: Network, regions: Regions, windowed: set[str], areas: list[float]) -> dict[str, str]:
+def _share_windows(
+    net: Network, regions: Regions, windowed: set[str], areas: list[float], join: float
+) -> dict[str, str]:
     """Partition the windowed tensors: each is mapped to the representative of those that share its window."""
     parent = {name: name for name in windowed}
 
@@ -209,7 +240,7 @@ def _share_windows(net: Network, regions: Regions, windowed: set[str], areas: li
         result = node.outputs[0].name
         if result not in windowed or not regions.rules[result].is_pointwise:
             continue
-        needed = JOIN_COVERAGE * _area(regions, areas, result)
+        needed = join * _area(regions, areas, result)
         for name in {t.name for t in node.inputs} & shareable:
             if _area(regions, areas, name) >= needed:
                 parent[find(name)] = find(result)
@@ -253,15 +284,13 @@ def _hull(program: list[Step], steps: tuple[int, ...]) -> int:
     return program.index(hull)
 
 
-def _views(
-    net: Network, regions: Regions, wanted: Iterable[tuple[str, Read]], window_of: dict[str, int]
-) -> tuple[View, ...]:
+def _views(net: Network, regions: Regions, readings: Iterable[Reading], window_of: dict[str, int]) -> tuple[View, ...]:
     """The tensors that some reader cannot take as they are computed, with all such readers."""
     reads: dict[str, list[Read]] = {}
-    for tensor, read in wanted:
-        known = reads.setdefault(tensor, [])
-        if read not in known:
-            known.append(read)
+    for reading in readings:
+        known = reads.setdefault(reading.tensor, [])
+        if reading.read not in known:
+            known.append(reading.read)
     tensors, taken = net.graph.tensors(), network.Names(net.graph)
     views = []
     for name, readers in reads.items():
@@ -313,28 +342,26 @@ def held_type(dtype: np.dtype[Any]) -> np.dtype[Any]:
     return np.dtype(np.float32) if dtype.name in _SHORT_FLOATS else dtype
 
 
-def _reads(
+def _readings(
     net: Network,
     rules: dict[str, WindowRule],
     window_of: dict[str, int],
     through: Through,
-    means: Collection[str] = (),
-) -> Iterator[tuple[str, Read]]:
-    """Every read through the overlay: the tensor, and what is read of it. Means over windows read none."""
+    means: Collection[str],
+) -> Iterator[Reading]:
+    """Every read through the overlay. Means over windows read nothing."""
     whole = Read(None, Sliding(), Sliding())
     windowed = {net.image, *window_of}
     for node in net.graph.nodes:
         result = node.outputs[0].name
-        for name in dict.fromkeys(n for n in used_names(node) if n in windowed):
-            if result in means:
-                continue
+        for name in dict.fromkeys(n for n in used_names(node) if n in windowed and result not in means):
             if result not in window_of:
-                yield through.source(name, None)[0], whole
+                yield Reading(through.source(name, None)[0], whole, node)
             elif not rules[result].is_pointwise or window_of.get(name) != window_of[result]:
                 rule = rules[result]
                 # Sums of integers are no integers: a blend reads what is dequantized already.
                 source = name if rule.form is Form.BLEND else through.source(name, rule.pad_value)[0]
-                yield source, Read(window_of[result], rule.rows, rule.cols)
+                yield Reading(source, Read(window_of[result], rule.rows, rule.cols), node)
     for tensor in net.graph.outputs:
         if tensor.name in windowed:
-            yield through.source(tensor.name, None)[0], whole
+            yield Reading(through.source(tensor.name, None)[0], whole, None)
