@@ -1,5 +1,6 @@
 """The unmodified model in ONNX Runtime: what incremental answers are compared with."""
 
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -27,12 +28,16 @@ class Source:
 
     def __init__(self, path: Path, plan: Plan, others: dict[str, Array]) -> None:
         self._path, self._plan, self._others = path, plan, others
-        plain = quiet_options()
-        plain.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         self.optimised = Engine(path)
-        self.unoptimised = Engine(path, options=plain)
         batch = self.optimised.shapes[plan.image.name][0]
         self._batch = batch if isinstance(batch, int) else 1
+
+    @cached_property
+    def unoptimised(self) -> Engine:
+        """Made when it is first asked for: it runs several times slower, and few verdicts need it."""
+        plain = quiet_options()
+        plain.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+        return Engine(self._path, options=plain)
 
     def run(self, engine: Engine, images: Array) -> Outputs:
         """Outputs for images [Q, C, H, W], each in a run of its own, in the batch that was exported."""

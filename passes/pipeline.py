@@ -1,6 +1,5 @@
 """The compiler, end to end: a model file becomes two graphs and a plan."""
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
+from krypton_onnx.artifact import file_checksum
 from krypton_onnx.classes import MAX_CLASSES, axis_classes
 from krypton_onnx.errors import KryptonError
 from krypton_onnx.passes import network
@@ -153,7 +153,7 @@ def compile_graphs(
     plan = Plan(
         format=FORMAT,
         compiler=version,
-        source=Source(path.name, hashlib.sha256(path.read_bytes()).hexdigest()),
+        source=Source(path.name, file_checksum(path)),
         image=_info(net.image_tensor, leading=1),
         channels_last=net.channels_last,
         other_inputs=tuple(_info(t) for t in net.other_inputs),
