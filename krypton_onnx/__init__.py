@@ -59,3 +59,7 @@ def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'krypton_onnx' has no attribute '{name}'")
     return getattr(import_module(f"krypton_onnx.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

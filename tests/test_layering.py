@@ -14,7 +14,17 @@ import krypton_onnx
 
 ROOT = Path(__file__).parent.parent
 COMPILER = {"onnx", "onnx_graphsurgeon"}
-HEAVY = COMPILER | {"onnxruntime", "numpy", "matplotlib", "PIL", "msgspec", "click", "tqdm"}
+HEAVY = COMPILER | {
+    "onnxruntime",
+    "numpy",
+    "matplotlib",
+    "PIL",
+    "msgspec",
+    "ml_dtypes",
+    "click",
+    "tqdm",
+    "platformdirs",
+}
 
 PUBLIC = [
     "Artifact",
@@ -85,6 +95,7 @@ def test_compiling_never_imports_the_runtime(tmp_path: Path) -> None:
 
 def test_public_names() -> None:
     assert sorted(krypton_onnx.__all__) == PUBLIC
+    assert set(PUBLIC) <= set(dir(krypton_onnx))
     for name in PUBLIC:
         assert getattr(krypton_onnx, name).__name__ == name
     with pytest.raises(AttributeError, match="no_such_name"):
