@@ -17,6 +17,10 @@ PLAN_FILE = "plan.json"
 SUFFIX = ".krypton"
 
 
+class NotWrittenError(KryptonError):
+    """The disk refuses an artifact; the OSError is its cause."""
+
+
 @dataclass(frozen=True, slots=True)
 class Artifact:
     """A compiled model on disk.
@@ -108,7 +112,7 @@ def staged_folder(target: Path) -> Iterator[Path]:
     What a process that was killed has left behind on its way to the same target is removed.
 
     Raises:
-        KryptonError: `target` is something else than an artifact, or the disk refuses.
+        KryptonError: `target` is something else than an artifact; a `NotWrittenError` if the disk refuses.
     """
     refuse_foreign(target)
     try:
@@ -119,7 +123,9 @@ def staged_folder(target: Path) -> Iterator[Path]:
             staging.chmod(0o777 & ~_umask())
             _replace(staging, target)
     except OSError as error:
-        raise KryptonError(f"The compiled model cannot be written to {target}: {error.strerror or error}.") from error
+        raise NotWrittenError(
+            f"The compiled model cannot be written to {target}: {error.strerror or error}."
+        ) from error
 
 
 def refuse_foreign(target: Path) -> None:

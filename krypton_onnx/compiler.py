@@ -1,6 +1,5 @@
 """`compile`: from a model file to a verified artifact. Above the compiler and the driver, which it brings together."""
 
-import math
 import os
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
@@ -12,9 +11,9 @@ import numpy as np
 
 from krypton_onnx.artifact import SUFFIX, Artifact, refuse_foreign, staged_folder, write_manifest
 from krypton_onnx.errors import KryptonError
+from krypton_onnx.labels import check_labels
 from krypton_onnx.passes.pipeline import compile_graphs
 from krypton_onnx.passes.write import write_graphs
-from krypton_onnx.plan import Plan
 from krypton_onnx.preprocess import Preprocess
 from krypton_onnx.runtime.explain import pair
 from krypton_onnx.verification import verify as verify_artifact
@@ -109,29 +108,6 @@ def _preprocess(given: Preprocess | Mapping[str, Any] | str | os.PathLike[str] |
     raise KryptonError(
         f"preprocess must be a Preprocess, its fields, or the path of a JSON file, not a {type(given).__name__}."
     )
-
-
-def check_labels(labels: Sequence[str], plan: Plan) -> None:
-    """Check that there is a label for each class of some output.
-
-    Args:
-        labels: class names.
-        plan: of the model; an output whose extents are not known passes.
-
-    Raises:
-        KryptonError: no output has as many classes, along its first axis or in all.
-    """
-    counts: set[int] = set()
-    for output in plan.outputs:
-        known = [extent for extent in output.shape if extent is not None]
-        if len(known) < len(output.shape):
-            return
-        counts |= {math.prod(known), *known[:1]}
-    if len(labels) not in counts:
-        raise KryptonError(
-            f"There are {len(labels)} labels, and the model has {' or '.join(map(str, sorted(counts)))} classes: "
-            "give one label for each."
-        )
 
 
 def _refuse_if_wrong(source: Path, artifact: Artifact) -> None:

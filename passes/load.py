@@ -111,6 +111,17 @@ def read_model(path: Path) -> onnx.ModelProto:
     return model
 
 
+def external_files(path: Path) -> dict[str, Path]:
+    """The files beside a model that hold weights of it, by what the model calls them.
+
+    Raises:
+        KryptonError: as `read_model`; or such a file is missing, or lies outside the model's folder.
+    """
+    graph = read_model(path).graph
+    outer = (tensor for tensor in graph.initializer if network.is_external(tensor))
+    return {_location(tensor): _external_file(tensor, path) for tensor in (*outer, *_tensor_attributes(graph))}
+
+
 def _refuse_without_convolution(model: onnx.ModelProto, path: Path) -> None:
     operators = {n.op_type for n in model.graph.node} | {n.op_type for f in model.functions for n in f.node}
     if not operators & _CONVOLUTIONS:
@@ -155,7 +166,7 @@ def _tensor_attributes(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
 
 def _array(tensor: onnx.TensorProto, path: Path) -> Array:
     if network.is_external(tensor):
-        _refuse_outside(tensor, path)
+        _external_file(tensor, path)  # or a refusal
     try:
         return onnx.numpy_helper.to_array(tensor, base_dir=str(path.parent))
     except (ValueError, OSError, TypeError, onnx.checker.ValidationError) as error:
@@ -168,10 +179,13 @@ def _unreadable(tensor: onnx.TensorProto, path: Path) -> KryptonError:
     )
 
 
-def _refuse_outside(tensor: onnx.TensorProto, path: Path) -> None:
+def _location(tensor: onnx.TensorProto) -> str:
+    return next((e.value for e in tensor.external_data if e.key == "location"), "")
+
+
+def _external_file(tensor: onnx.TensorProto, path: Path) -> Path:
     """External data must lie in the model's own folder, links followed: a model file is untrusted input."""
-    location = next((e.value for e in tensor.external_data if e.key == "location"), "")
-    folder = path.parent.resolve()
+    location, folder = _location(tensor), path.parent.resolve()
     try:
         target = (folder / location).resolve()
         is_file = target.is_file()
@@ -184,6 +198,7 @@ def _refuse_outside(tensor: onnx.TensorProto, path: Path) -> None:
         )
     if not is_file:
         raise KryptonError(f"The weight '{tensor.name}' of {path} needs the file {target}, which is missing.")
+    return target
 
 
 def _image_input(graph: gs.Graph, wanted: str | None, path: Path) -> gs.Variable:

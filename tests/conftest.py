@@ -1,7 +1,10 @@
 """Options of the test run, and what all tests share."""
 
+from uuid import uuid4
+
 import pytest
 
+from krypton_onnx.cache import FOLDER
 from krypton_onnx.passes import planner
 
 
@@ -15,3 +18,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def windows_whatever_they_gain(monkeypatch: pytest.MonkeyPatch) -> None:
     """The nets of these tests are too small to gain by windows, and shall have them all the same."""
     monkeypatch.setattr(planner, "LEAST_SPEEDUP", 0.0)
+
+
+@pytest.fixture(autouse=True)
+def a_cache_of_its_own(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tests find nothing that others have compiled, nor what the one who runs them has."""
+    monkeypatch.setenv(FOLDER, str(tmp_path_factory.getbasetemp() / "caches" / uuid4().hex))

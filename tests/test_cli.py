@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -23,7 +24,7 @@ from krypton_onnx.cli import main
 from krypton_onnx.plain_model import PlainModel
 from krypton_onnx.plan import Source
 
-COMMANDS = ("explain", "compile", "inspect", "verify", "bench", "demo")
+COMMANDS = ("explain", "compile", "inspect", "verify", "bench", "demo", "cache")
 HEAVY = ("numpy", "onnx", "onnxruntime", "onnx_graphsurgeon", "matplotlib", "PIL", "tqdm", "msgspec")
 
 
@@ -455,12 +456,14 @@ def test_ctrl_c_ends_quietly_and_leaves_nothing(place, tmp_path_factory):
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     deadline = time.monotonic() + 60
-    while not list(temporary.glob("krypton-*/model/plan.json")) and time.monotonic() < deadline:
+    cache = Path(os.environ["KRYPTON_ONNX_CACHE"])
+    while not list(cache.glob("*/plan.json")) and time.monotonic() < deadline:
         time.sleep(0.05)
     program.send_signal(signal.SIGINT)
     stdout, stderr = program.communicate(timeout=60)
     assert (program.returncode, stdout, stderr) == (130, "", "")
     assert list(temporary.glob("krypton-*")) == []
+    assert [p.name for p in cache.iterdir() if p.name.startswith(".")] == []
     assert sorted(p.name for p in place.iterdir()) == ["given", "large.onnx"]
 
 

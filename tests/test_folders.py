@@ -82,6 +82,26 @@ def test_links_are_not_followed(tmp_path: Path) -> None:
     assert names(precious) == {"file"}
 
 
+def test_what_is_locked_is_the_folder_that_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not the one that lay there when it was opened, and was replaced by another before it was locked."""
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    lock = folders._lock
+
+    def overtaken(path: Path, *, shared: bool = False) -> int | None:
+        monkeypatch.setattr(folders, "_lock", lock)
+        descriptor = lock(path, shared=shared)
+        path.rename(tmp_path / "old")
+        path.mkdir()
+        return descriptor
+
+    monkeypatch.setattr(folders, "_lock", overtaken)
+    with folders.in_use(folder):
+        assert not folders.remove_unused(folder, folder)
+    assert folders.remove_unused(folder, folder)
+    assert names(tmp_path) == {"old"}
+
+
 def test_many_at_once(tmp_path: Path) -> None:
     """Some fill folders, others look for stale ones all the time: nobody loses theirs."""
     target, failures = tmp_path / "net.krypton", []

@@ -65,6 +65,7 @@ def imported_by(statement: str) -> set[str]:
         ("krypton_onnx.passes.pipeline", {"onnxruntime", "matplotlib"}),
         ("krypton_onnx.passes.write", {"onnxruntime", "matplotlib"}),
         ("krypton_onnx.models", {"onnxruntime", "matplotlib"}),
+        ("krypton_onnx.cache", COMPILER | {"matplotlib", "PIL"}),
         ("krypton_onnx.cli", COMPILER | {"onnxruntime", "matplotlib"}),
     ],
 )

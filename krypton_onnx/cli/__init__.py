@@ -5,6 +5,7 @@ from typing import Any
 import click
 
 from krypton_onnx.cli.bench import bench
+from krypton_onnx.cli.cache import cache
 from krypton_onnx.cli.compile import compile_model
 from krypton_onnx.cli.demo import demo
 from krypton_onnx.cli.explain import explain
@@ -61,5 +62,5 @@ def main() -> None:
     """
 
 
-for _command in (explain, compile_model, inspect, verify, bench, demo):
+for _command in (explain, compile_model, inspect, verify, bench, demo, cache):
     main.add_command(_command)

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 import click
 
 from krypton_onnx.cli.options import json_option
-from krypton_onnx.cli.sources import say_json, table, temporary_folder
+from krypton_onnx.cli.sources import say_json, table
 from krypton_onnx.errors import KryptonError
+from krypton_onnx.folders import temporary_folder
 
 if TYPE_CHECKING:
     from krypton_onnx.demonstration import Shown

@@ -71,6 +71,7 @@ Examples:
 @model_options
 @input_option
 @click.option("--memory-budget", type=memory, metavar="SIZE", help="Most memory to use, such as 2GB.")
+@click.option("--no-cache", is_flag=True, help="Compile MODEL for now alone, and keep nothing.")
 @json_option
 def explain(model: Path, picture: Path, output: Path | None, **options: Any) -> None:
     """Draw which parts of PICTURE the model's prediction rests on.
@@ -78,13 +79,14 @@ def explain(model: Path, picture: Path, output: Path | None, **options: Any) -> 
     A patch slides over the picture; where it makes the class's score drop, the model looked. The result is the same
     as that of running the whole model at every position, several times sooner.
 
-    A MODEL is compiled into a temporary folder first; `compile` it once to explain many pictures.
+    A MODEL is compiled first, which is kept for its next picture (see `krypton-onnx cache`); `compile` it to store
+    preprocessing and labels with it.
 
     A PICTURE that ends in .npy is the model's input itself, [C, H, W], with as many channels as the model has. Numbers
     in --fill are then in its units.
     """
     from krypton_onnx.cli.images import open_image, read_fill, read_mask, see
-    from krypton_onnx.compiler import check_labels
+    from krypton_onnx.labels import check_labels
 
     output = _checked_output(output or Path(f"{picture.stem}.heatmap.png"))
     fields, asked = preprocess_fields(options), options["target"]
@@ -95,7 +97,7 @@ def explain(model: Path, picture: Path, output: Path | None, **options: Any) -> 
     mask = read_mask(asked.file if isinstance(asked, Masked) else None)
     inputs = read_inputs(options["inputs"])
     sizes = {key: options[key] for key in ("patch", "input_size", "image_input", "channels_last")}
-    with compiled(model, **sizes) as artifact:
+    with compiled(model, **sizes, cache=not options["no_cache"]) as artifact:
         if labels is not None:
             check_labels(labels, artifact.plan)
         seen = see(artifact, opened, options["preprocess"], fields)

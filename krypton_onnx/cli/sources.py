@@ -1,7 +1,6 @@
 """What commands are given: models, compiled models, labels; and how they say what they did."""
 
 import json
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -32,20 +31,22 @@ def compiled(
     image_input: str | None,
     channels_last: bool | None,
     verify: bool = True,
+    cache: bool = False,
 ) -> "Iterator[Artifact]":
-    """The artifact at a path, or a model there compiled into a folder that vanishes afterwards.
+    """The artifact at a path, or a model there compiled.
 
     Args:
         model: an ONNX file, or a folder that `compile` wrote.
         patch: that a model is compiled for.
         input_size, image_input, channels_last: see `krypton_onnx.compile`.
         verify: whether a model's compiled form is compared with it.
+        cache: whether that comes from the cache and is kept there; else it vanishes afterwards.
 
     Raises:
         KryptonError: neither can be opened, or options do not apply.
     """
     from krypton_onnx.artifact import open_artifact
-    from krypton_onnx.compiler import compile
+    from krypton_onnx.cache import cached, compiled_for_now
 
     if model.is_dir():
         if (input_size, image_input, channels_last) != (None, None, None):
@@ -54,33 +55,16 @@ def compiled(
             )
         yield open_artifact(model)
         return
-    with temporary_folder() as folder:
-        yield compile(
-            model,
-            folder / "model",
-            patch=patch,
-            input_size=input_size,
-            image_input=image_input,
-            channels_last=channels_last,
-            verify=verify,
-        )
-
-
-@contextmanager
-def temporary_folder() -> Iterator[Path]:
-    """A folder that vanishes with all that is in it.
-
-    Raises:
-        KryptonError: there is no room for one.
-    """
-    try:
-        folder = tempfile.TemporaryDirectory(prefix="krypton-", ignore_cleanup_errors=True)
-    except OSError as error:
-        raise KryptonError(
-            f"No temporary folder can be made ({error.strerror or error}): free some space or set TMPDIR."
-        ) from error
-    with folder as name:
-        yield Path(name)
+    made = (cached if cache else compiled_for_now)(
+        model,
+        patch=patch,
+        input_size=input_size,
+        image_input=image_input,
+        channels_last=channels_last,
+        verify=verify,
+    )
+    with made as artifact:
+        yield artifact
 
 
 def with_preprocess(artifact: "Artifact", file: Path | None, fields: dict[str, Any]) -> "tuple[Artifact, Preprocess]":
