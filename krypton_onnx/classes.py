@@ -5,6 +5,7 @@ largest member, keep nearly all of the gain of exact sizes and let thousands of 
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,12 +20,45 @@ MAX_CLASSES = 8
 """Window classes per axis. More save little arithmetic and leave batches half empty."""
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class WindowTable:
+    """What a plan's windows need along one axis, for every origin.
+
+    Attributes:
+        begins: int64 [T, origins], lower bounds of where they start.
+        sizes: int64 [T, origins].
+        extents: int64 [T], rows (columns) of the maps.
+    """
+
+    begins: Sizes
+    sizes: Sizes
+    extents: Sizes
+
+
+def window_table(program: Program, windows: Sequence[Window], axis: int, patch: int) -> WindowTable:
+    """The table of axis 0 (rows) or 1 (columns), for patches of this height (width)."""
+    steps = [w.step for w in windows]
+    origins = np.arange(program[0].extents[axis] - patch + 1)
+    begins = geometry.begins(program, axis, origins)
+    return WindowTable(
+        begins=np.array([begins[step] for step in steps], np.int64).reshape(len(steps), len(origins)),
+        sizes=geometry.window_sizes(program, axis, origins, patch)[steps],
+        extents=np.array([program[step].extents[axis] for step in steps], np.int64),
+    )
+
+
+def window_tables(
+    program: Program, windows: Sequence[Window], patch: tuple[int, int]
+) -> tuple[WindowTable, WindowTable]:
+    """Of rows and of columns, for patches of this (height, width)."""
+    return window_table(program, windows, 0, patch[0]), window_table(program, windows, 1, patch[1])
+
+
 def axis_classes(
-    program: Program,
     windows: Sequence[Window],
+    tables: tuple[WindowTable, WindowTable],
     axis: int,
     origins: NDArray[np.int64],
-    patch: int,
     limit: int,
 ) -> tuple[NDArray[np.int64], Sizes]:
     """Group origins of one axis into at most `limit` classes.
@@ -32,29 +66,21 @@ def axis_classes(
     Classes are merged pairwise, always the two whose union costs the least arithmetic more.
 
     Args:
-        program: the region program.
         windows: the plan's windows.
+        tables: of rows and of columns.
         axis: 0 for rows, 1 for columns.
         origins: int64 [n], may repeat.
-        patch: the patch's height (width).
         limit: the largest number of classes.
 
     Returns:
         (class of each origin [n], sizes [classes, windows]).
     """
-    steps = [w.step for w in windows]
-    needed = geometry.window_sizes(program, axis, origins, patch)[steps].T
+    # the mean window along the other axis turns rows into arithmetic
+    weights = np.array([w.flops for w in windows], np.float64) * tables[1 - axis].sizes.mean(axis=1)
+    needed = tables[axis].sizes[:, origins].T
     sizes, members, counts = np.unique(needed, axis=0, return_inverse=True, return_counts=True)
-    weights = np.array([w.flops for w in windows], np.float64) * _other_axis(program, steps, 1 - axis, patch)
     merged, classes = _agglomerate(sizes, counts.astype(np.float64), weights, limit)
     return merged[members.reshape(-1)], classes
-
-
-def _other_axis(program: Program, steps: list[int], axis: int, patch: int) -> NDArray[np.float64]:
-    """Mean window size along the other axis, which turns rows into arithmetic."""
-    origins = np.arange(program[0].extents[axis] - patch + 1) if patch <= program[0].extents[axis] else np.zeros(1, int)
-    mean: NDArray[np.float64] = geometry.window_sizes(program, axis, origins, patch)[steps].mean(axis=1)
-    return mean
 
 
 def _agglomerate(

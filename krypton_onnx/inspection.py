@@ -20,6 +20,7 @@ from krypton_onnx.passes.network import describe, static_shape
 from krypton_onnx.passes.pipeline import normalized
 from krypton_onnx.passes.planner import Layout, plan_layout
 from krypton_onnx.passes.regions import Dense, Regions, Windowed
+from krypton_onnx.plan import Segment
 from krypton_onnx.runtime.explain import Edge, Pair, grid, pair
 
 _AFTER = "follows a dense tensor"
@@ -68,6 +69,8 @@ class Inspection:
         flops: floating-point operations of one inference: two per multiply-add of convolutions and matrix products.
         query_flops: those of the mean query, on exact regions.
         planned_flops: those of the mean query with the windows that the plan chose.
+        segments: the parts of the plan, with what each is predicted to cost a query.
+        full_seconds: what full inference is predicted to cost.
         predicted_speedup: of windows over full inference, bytes counted too.
         full_inference: whether that is too little, so that the plan has no windows.
     """
@@ -82,6 +85,8 @@ class Inspection:
     flops: int
     query_flops: float
     planned_flops: float
+    segments: tuple[Segment, ...]
+    full_seconds: float
     predicted_speedup: float
     full_inference: bool
 
@@ -141,6 +146,8 @@ def inspect_model(
         flops=sum(flops(node) for node in net.graph.nodes),
         query_flops=sum(t.query_flops for t in tensors),
         planned_flops=_planned(layout, tensors, origins, sizes),
+        segments=layout.prediction.segments,
+        full_seconds=layout.prediction.full,
         predicted_speedup=layout.predicted_speedup,
         full_inference=layout.full_inference,
     )

@@ -95,6 +95,23 @@ class DenseNode:
 
 
 @dataclass(frozen=True, slots=True)
+class Segment:
+    """The nodes whose results have the same height and width and are computed alike, in windows or in full.
+
+    Attributes:
+        extents: (H, W) of the maps; None for what is no map.
+        windowed: whether they are computed in windows.
+        tensors: names of the results, in the order of the graph.
+        seconds: that the mean query of the planned patch is predicted to take, on one core of the reference machine.
+    """
+
+    extents: tuple[int, int] | None
+    windowed: bool
+    tensors: tuple[str, ...]
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class WindowClasses:
     """Which origins can share a batch along one axis, for the patch that the plan was made for.
 
@@ -159,10 +176,13 @@ class Plan:
         views: the view inputs, in the order of `view_rows`.
         dense: where windows end and why.
         row_classes, col_classes: the window classes for `patch`.
+        run_flops: what a run costs however many queries it has, in floating-point operations of the same duration.
         reduced_precision: whether the model computes anywhere in fewer bits than float32.
         epsilon: unit of rounding of the shortest floating-point type that it computes in, float32 at the longest.
         per_query: why the tail of the graph runs one query at a time; None if it does not.
         one_query: whether the graph takes exactly one query a run, for the same reason.
+        segments: the parts of the graph and what each is predicted to cost.
+        full_seconds: what full inference is predicted to cost an image, likewise.
         predicted_speedup: of windows over full inference, for the mean query of `patch`.
         full_inference: whether that is too little, so that each query runs the model in full.
         memory: what a memory budget is spent on.
@@ -186,10 +206,13 @@ class Plan:
     dense: tuple[DenseNode, ...]
     row_classes: WindowClasses
     col_classes: WindowClasses
+    run_flops: int
     reduced_precision: bool
     epsilon: float
     per_query: str | None
     one_query: bool
+    segments: tuple[Segment, ...]
+    full_seconds: float
     predicted_speedup: float
     full_inference: bool
     memory: Memory

@@ -19,7 +19,7 @@ from krypton_onnx.passes.footprint import static_bytes
 from krypton_onnx.passes.network import Network, static_shape
 from krypton_onnx.passes.regions import Regions, Windowed
 from krypton_onnx.passes.rules.rule import Axes
-from krypton_onnx.plan import Read
+from krypton_onnx.plan import Read, Segment
 
 FLOP = 4.2e-12
 """Seconds for an operation of a convolution or a product."""
@@ -57,6 +57,9 @@ NODE = 1.5e-6
 READ_NODES = 9
 """Nodes of a read, most of which find out where its cells lie."""
 
+STREAM = 50e-12
+"""Seconds for a byte of weights that comes from memory for every run."""
+
 BATCH = 8
 """Queries that share what a run costs once."""
 
@@ -86,29 +89,12 @@ class Reading:
 
 
 @dataclass(frozen=True, slots=True)
-class Segment:
-    """Neighbouring nodes whose results have the same height and width, computed alike.
-
-    Attributes:
-        extents: (H, W) of the maps; None for what is no map.
-        windowed: whether they are computed in windows.
-        nodes: names of the results.
-        seconds: that the mean query takes, on one core.
-    """
-
-    extents: tuple[int, int] | None
-    windowed: bool
-    nodes: tuple[str, ...]
-    seconds: float
-
-
-@dataclass(frozen=True, slots=True)
 class Prediction:
     """Seconds a query on one core, and the arithmetic bound.
 
     Attributes:
         full: by full inference in batches.
-        segments: of the plan, in the order of the graph.
+        segments: of the plan, in the order in which the graph first comes to them.
         bound: full arithmetic ÷ that of the mean query if exactly what can change were computed.
     """
 
@@ -150,7 +136,7 @@ class Costs:
     def predict(self) -> Prediction:
         """Predict what the mean query costs."""
         full = arithmetic = exact = 0.0
-        segments: list[Segment] = []
+        parts: dict[tuple[tuple[int, int] | None, bool], tuple[list[str], list[float]]] = {}
         for node in self.net.graph.nodes:
             result = node.outputs[0].name
             if result not in self.regions.states:
@@ -160,8 +146,11 @@ class Costs:
             arithmetic += flops(node)
             exact += flops(node) * self.shares.get(result, 1.0)
             own = self._window_seconds(node) if result in self.windows else seconds
-            _append(segments, self._extents(result), result in self.windows, result, own + self._overlay_seconds(node))
-        return Prediction(full, tuple(segments), arithmetic / exact if exact else 1.0)
+            names, times = parts.setdefault((self._extents(result), result in self.windows), ([], []))
+            names.append(result)
+            times.append(own + self._overlay_seconds(node))
+        segments = tuple(Segment(*how, tuple(names), sum(times)) for how, (names, times) in parts.items())
+        return Prediction(full, segments, arithmetic / exact if exact else 1.0)
 
     def _window_seconds(self, node: gs.Node) -> float:
         result = node.outputs[0].name
@@ -240,15 +229,15 @@ class Costs:
         return (shape[2], shape[3]) if shape is not None and len(shape) == 4 else None
 
 
-def _append(
-    segments: list[Segment], extents: tuple[int, int] | None, windowed: bool, result: str, seconds: float
-) -> None:
-    """Add a node to the last segment, or begin a new one."""
-    if segments and (segments[-1].extents, segments[-1].windowed) == (extents, windowed):
-        last = segments.pop()
-        segments.append(Segment(extents, windowed, (*last.nodes, result), last.seconds + seconds))
-    else:
-        segments.append(Segment(extents, windowed, (result,), seconds))
+def run_seconds(nodes: int, view_bytes: int, streamed: int) -> float:
+    """What a run of the incremental graph takes however many queries it has.
+
+    Args:
+        nodes: of the graph.
+        view_bytes: of the views; about a third of them, the bands that a batch needs, are brought beside its windows.
+        streamed: bytes of weights that every run reads from memory.
+    """
+    return nodes * NODE + view_bytes / 3 * POOL + streamed * STREAM
 
 
 def streamed_bytes(net: Network, regions: Regions) -> int:

@@ -10,13 +10,13 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from krypton_onnx.artifact import file_checksum
-from krypton_onnx.classes import MAX_CLASSES, axis_classes
+from krypton_onnx.classes import MAX_CLASSES, axis_classes, window_tables
 from krypton_onnx.errors import KryptonError
 from krypton_onnx.passes import network
 from krypton_onnx.passes.batch_axes import batch_axes
 from krypton_onnx.passes.build_base import base_peak, build_base
 from krypton_onnx.passes.build_incremental import build_incremental
-from krypton_onnx.passes.cost import streamed_bytes
+from krypton_onnx.passes.cost import FLOP, run_seconds, streamed_bytes
 from krypton_onnx.passes.free_batch import free_batch
 from krypton_onnx.passes.idioms import gather_repeats, keep_axes_of_products, name_regroupings
 from krypton_onnx.passes.load import MAX_CELLS, load
@@ -149,7 +149,9 @@ def compile_graphs(
         net = free_batch(net, batch.axes, windowed)
     base = build_base(net, layout)
     incremental, peak = build_incremental(net, layout, patch, moving, None if one_query else batch)
-    batch_size = batch_for(peak.window + peak.dense, streamed_bytes(net, regions), full_inference=layout.full_inference)
+    streamed = streamed_bytes(net, regions)
+    batch_size = batch_for(peak.window + peak.dense, streamed, full_inference=layout.full_inference)
+    row_classes, col_classes = _planned_classes(layout, patch)
     plan = Plan(
         format=FORMAT,
         compiler=version,
@@ -165,12 +167,15 @@ def compile_graphs(
         windows=layout.windows,
         views=layout.views,
         dense=layout.dense,
-        row_classes=_planned_classes(layout, 0, height, patch[0]),
-        col_classes=_planned_classes(layout, 1, width, patch[1]),
+        row_classes=row_classes,
+        col_classes=col_classes,
+        run_flops=round(run_seconds(len(incremental.nodes), _view_bytes(layout), streamed) / FLOP),
         reduced_precision=_is_quantized(net) or _epsilon(net) > _FLOAT32,
         epsilon=_epsilon(net),
         per_query=one_query or next(iter(batch.lost.values()), None),
         one_query=one_query is not None,
+        segments=layout.prediction.segments,
+        full_seconds=layout.prediction.full,
         predicted_speedup=round(layout.predicted_speedup, 2),
         full_inference=layout.full_inference,
         memory=Memory(base_peak(base), peak.fixed, peak.window, peak.dense),
@@ -178,6 +183,10 @@ def compile_graphs(
         labels=labels,
     )
     return Compiled(base, incremental, plan, net.notes)
+
+
+def _view_bytes(layout: Layout) -> int:
+    return sum(v.rows * v.cols * v.channels * np.dtype(v.dtype).itemsize for v in layout.views)
 
 
 def _is_quantized(net: Network) -> bool:
@@ -204,7 +213,11 @@ def _info(tensor: gs.Variable, leading: int = 0) -> TensorInfo:
     return TensorInfo(tensor.name, np.dtype(tensor.dtype).name, known[leading:], read)
 
 
-def _planned_classes(layout: Layout, axis: int, extent: int, patch: int) -> WindowClasses:
-    origins = np.arange(extent - patch + 1)
-    labels, sizes = axis_classes(layout.program, layout.windows, axis, origins, patch, MAX_CLASSES)
-    return WindowClasses(tuple(labels.tolist()), tuple(tuple(row) for row in sizes.tolist()))
+def _planned_classes(layout: Layout, patch: tuple[int, int]) -> tuple[WindowClasses, WindowClasses]:
+    """Of rows and of columns, for every origin."""
+    tables = window_tables(layout.program, layout.windows, patch)
+    found = []
+    for axis, table in enumerate(tables):
+        labels, sizes = axis_classes(layout.windows, tables, axis, np.arange(table.sizes.shape[1]), MAX_CLASSES)
+        found.append(WindowClasses(tuple(labels.tolist()), tuple(tuple(row) for row in sizes.tolist())))
+    return found[0], found[1]

@@ -1,6 +1,5 @@
 """Batching: which queries run together, with which window sizes, on which bands of the views."""
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -8,13 +7,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from krypton_onnx import geometry
-from krypton_onnx.classes import MAX_CLASSES, axis_classes
+from krypton_onnx.classes import MAX_CLASSES, WindowTable, axis_classes
 from krypton_onnx.plan import Plan, Read, View
 
 Integers = NDArray[np.int64]
 
-BATCHES_PER_CLASS = 2
-"""There are no more classes than leave this many full batches to the mean one."""
+CLASS_LIMITS = (1, 2, 3, 4, 6, MAX_CLASSES)
+"""Classes per axis that are tried: more of them compute less, and leave more batches half empty."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,43 +35,72 @@ class Batch:
     bands: tuple[tuple[int, int], ...]
 
 
-def plan_batches(plan: Plan, origins: Integers, patch: tuple[int, int], size: int) -> Iterator[Batch]:
+@dataclass(frozen=True, slots=True, eq=False)
+class _Grouping:
+    """Queries in window classes.
+
+    Attributes:
+        rows, cols: int64 [Q], the class of each query along either axis.
+        row_sizes, col_sizes: int64 [classes, T].
+        flops: what all of it costs, runs included.
+    """
+
+    rows: Integers
+    cols: Integers
+    row_sizes: Integers
+    col_sizes: Integers
+    flops: float
+
+
+def plan_batches(
+    plan: Plan, tables: tuple[WindowTable, WindowTable], origins: Integers, patch: tuple[int, int], size: int
+) -> Iterator[Batch]:
     """Cut queries into batches of one window class each, neighbours together.
 
     Args:
         plan: the artifact's plan.
+        tables: its window tables for this patch.
         origins: int64 [Q, 2], inside the image.
         patch: (height, width) of every query's patch.
         size: the largest number of queries in a batch.
     """
-    limit = min(MAX_CLASSES, max(1, math.isqrt(len(origins) // (BATCHES_PER_CLASS * size))))
-    rows, row_sizes = axis_classes(plan.program, plan.windows, 0, origins[:, 0], patch[0], limit)
-    cols, col_sizes = axis_classes(plan.program, plan.windows, 1, origins[:, 1], patch[1], limit)
+    if not len(origins):
+        return
+    groupings = (_grouping(plan, tables, origins, size, limit) for limit in CLASS_LIMITS)
+    best = min(groupings, key=lambda grouping: grouping.flops)
     # Neighbours read overlapping bands of the views, so that short bands serve a batch.
-    order = np.lexsort((origins[:, 1], origins[:, 0], cols, rows))
-    classes = (rows * (cols.max(initial=0) + 1) + cols)[order]
+    order = np.lexsort((origins[:, 1], origins[:, 0], best.cols, best.rows))
+    classes = (best.rows * len(best.col_sizes) + best.cols)[order]
     for members in np.split(order, np.flatnonzero(np.diff(classes)) + 1):
-        sizes = np.stack([row_sizes[rows[members[0]]], col_sizes[cols[members[0]]]], axis=1)
-        for start in range(0, len(members), size):
-            queries = members[start : start + size]
-            yield Batch(queries, origins[queries], patch, sizes, _bands(plan, origins[queries, 0], sizes[:, 0]))
+        sizes = np.stack([best.row_sizes[best.rows[members[0]]], best.col_sizes[best.cols[members[0]]]], axis=1)
+        for queries in np.array_split(members, -(-len(members) // size)):
+            yield Batch(
+                queries, origins[queries], patch, sizes, _bands(plan, tables[0], origins[queries, 0], sizes[:, 0])
+            )
 
 
-def _bands(plan: Plan, origins: Integers, sizes: Integers) -> tuple[tuple[int, int], ...]:
-    begins = geometry.begins(plan.program, 0, origins)
-    starts = [
-        geometry.window_start(begins[w.step], n, plan.program[w.step].rows.extent)
-        for w, n in zip(plan.windows, sizes, strict=True)
-    ]
+def _grouping(
+    plan: Plan, tables: tuple[WindowTable, WindowTable], origins: Integers, size: int, limit: int
+) -> _Grouping:
+    rows, row_sizes = axis_classes(plan.windows, tables, 0, origins[:, 0], limit)
+    cols, col_sizes = axis_classes(plan.windows, tables, 1, origins[:, 1], limit)
+    counts = np.bincount(rows * len(col_sizes) + cols, minlength=len(row_sizes) * len(col_sizes))
+    flops = (row_sizes * [w.flops for w in plan.windows]) @ col_sizes.T
+    runs = -(-counts // size)
+    return _Grouping(rows, cols, row_sizes, col_sizes, float(counts @ flops.reshape(-1) + runs.sum() * plan.run_flops))
+
+
+def _bands(plan: Plan, table: WindowTable, origins: Integers, sizes: Integers) -> tuple[tuple[int, int], ...]:
+    starts = geometry.window_start(table.begins[:, origins], sizes[:, None], table.extents[:, None])
     return tuple(_band(view, starts, sizes) for view in plan.views)
 
 
-def _band(view: View, starts: list[Integers], sizes: Integers) -> tuple[int, int]:
+def _band(view: View, starts: Integers, sizes: Integers) -> tuple[int, int]:
     bands = [_read_band(view, read, starts, sizes) for read in view.reads]
     return min(first for first, _ in bands), max(stop for _, stop in bands)
 
 
-def _read_band(view: View, read: Read, starts: list[Integers], sizes: Integers) -> tuple[int, int]:
+def _read_band(view: View, read: Read, starts: Integers, sizes: Integers) -> tuple[int, int]:
     if read.window is None:
         return 0, view.rows
     return geometry.band(read.rows, starts[read.window], int(sizes[read.window]), view.rows)

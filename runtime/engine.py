@@ -72,6 +72,10 @@ class Engine:
             raise KryptonError(f"ONNX Runtime failed: {_reason(error)}.") from error
         return results
 
+    def profile(self) -> Path:
+        """End the profiling that the options asked for; the file of its events, JSON."""
+        return Path(self._session.end_profiling())
+
 
 def _checked_providers(given: object) -> list[Provider]:
     if given is None:

@@ -5,11 +5,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from krypton_onnx import geometry
+from krypton_onnx.classes import WindowTable
 from krypton_onnx.errors import KryptonError
 from krypton_onnx.plan import Plan
 
-ALLOCATOR_OVERHEAD = 1.5
-"""What ONNX Runtime's arena holds at its peak, over what is alive in it: it keeps freed blocks of other sizes."""
+ALLOCATOR_OVERHEAD = 2.0
+"""What ONNX Runtime's arena holds at its peak, over what is alive of the graph in it: it keeps freed blocks of other
+sizes, and copies of tensors in the layouts in which it computes."""
 
 MOST_CELLS = geometry.NOWHERE // 4
 """Cells that the windows of a batch may have, so that the graph's int32 indices hold them with room to spare."""
@@ -28,21 +30,24 @@ class Lanes:
     batch: int
 
 
-def lanes(plan: Plan, patch: tuple[int, int], budget: int | None, workers: int) -> Lanes:
+def lanes(
+    plan: Plan, patch: tuple[int, int], tables: tuple[WindowTable, WindowTable], budget: int | None, workers: int
+) -> Lanes:
     """The plan's number of queries per batch, fewer for a larger patch; within a budget as many as it allows.
 
     Args:
         plan: the artifact's plan.
         patch: (height, width) of the queries.
+        tables: window tables for this patch.
         budget: bytes for everything beyond weights; None for no limit.
         workers: batches that may run side by side. A budget that would cut them to less than half gets fewer of them.
 
     Raises:
         KryptonError: not even one query fits; says how much is needed.
     """
-    growth = _growth(plan, patch)
+    growth, work = _growths(plan, tables)
     # A batch for larger windows, or for a patch whose cells int32 could not count, is smaller.
-    most = max(1, min(int(plan.batch / max(growth, 1.0)), MOST_CELLS // (patch[0] * patch[1])))
+    most = max(1, min(int(plan.batch / work), MOST_CELLS // (patch[0] * patch[1])))
     if budget is None:
         return Lanes(workers, most)
     held = _views(plan)
@@ -62,20 +67,15 @@ def _views(plan: Plan) -> int:
     return sum(v.rows * v.cols * v.channels * np.dtype(v.dtype).itemsize for v in plan.views)
 
 
-def _growth(plan: Plan, patch: tuple[int, int]) -> float:
-    """How much larger this patch's windows are than the planned patch's, at most."""
-    return max(
-        (a / b for a, b in zip(_areas(plan, patch), _areas(plan, plan.patch), strict=True)),
-        default=1.0,
-    )
-
-
-def _areas(plan: Plan, patch: tuple[int, int]) -> list[int]:
-    largest = []
-    for axis, size in enumerate(patch):
-        origins = np.arange(plan.program[0].extents[axis] - size + 1)
-        largest.append(geometry.window_sizes(plan.program, axis, origins, size).max(axis=1))
-    return [int(largest[0][w.step] * largest[1][w.step]) for w in plan.windows]
+def _growths(plan: Plan, tables: tuple[WindowTable, WindowTable]) -> tuple[float, float]:
+    """How much larger this patch's windows are than the planned patch's: the most, and by their arithmetic."""
+    if not plan.windows:
+        return 1.0, 1.0
+    areas = np.prod([table.sizes.max(axis=1) for table in tables], axis=0, dtype=float)
+    planned = np.prod([np.max(c.sizes, axis=0) for c in (plan.row_classes, plan.col_classes)], axis=0, dtype=float)
+    weights = np.array([w.flops for w in plan.windows], float)
+    by_work = (areas @ weights) / (planned @ weights) if weights.any() else 1.0
+    return max(1.0, float(np.max(areas / planned))), max(1.0, float(by_work))
 
 
 def _megabytes(size: float) -> str:

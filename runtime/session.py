@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache
 from itertools import chain
 from typing import Literal, overload
 
@@ -10,6 +11,7 @@ import onnxruntime as ort
 from numpy.typing import ArrayLike
 
 from krypton_onnx.artifact import Artifact, open_artifact
+from krypton_onnx.classes import WindowTable, window_tables
 from krypton_onnx.errors import KryptonError
 from krypton_onnx.heatmap import Heatmap
 from krypton_onnx.plan import Plan
@@ -19,7 +21,7 @@ from krypton_onnx.runtime.base import Base, Content, Output, Outputs
 from krypton_onnx.runtime.batches import Batch, Integers, plan_batches
 from krypton_onnx.runtime.engine import Array, Engine, Provider, quiet_options, workers_for
 from krypton_onnx.runtime.explain import Edge, Pair, Question, explain, pair
-from krypton_onnx.runtime.memory import lanes
+from krypton_onnx.runtime.memory import Lanes, lanes
 from krypton_onnx.runtime.outputs import Regions, gathered, gathered_regions, no_answers, ragged_names, region_windows
 from krypton_onnx.runtime.side_by_side import available_cores, side_by_side
 from krypton_onnx.runtime.targets import Target
@@ -53,7 +55,9 @@ class Session:
         self.artifact = artifact if isinstance(artifact, Artifact) else open_artifact(artifact)
         self._budget = _checked_count(memory_budget, "memory_budget must be a whole number of bytes")
         self._ragged = ragged_names(self.plan)
-        lanes(self.plan, self.plan.patch, self._budget, 1)  # refuse too small a budget before any work
+        self._ways = lru_cache(maxsize=8)(self._way)
+        tables = window_tables(self.plan.program, self.plan.windows, self.plan.patch)
+        lanes(self.plan, self.plan.patch, tables, self._budget, 1)  # refuse too small a budget before any work
         cores = _checked_count(threads, "threads must be a whole number of cores, at least 1") or available_cores()
         self._workers = workers_for(cores, providers, session_options)
         self._base = Engine(self.artifact.folder / "base.onnx", providers, session_options or quiet_options(cores))
@@ -156,8 +160,14 @@ class Session:
             origins: int64 [Q, 2], inside the image.
             patch: (height, width).
         """
-        size = lanes(self.plan, patch, self._budget, self._workers).batch
-        return plan_batches(self.plan, origins, patch, min(size, max(1, -(-len(origins) // self._workers))))
+        tables, lane = self._ways(patch)
+        size = min(lane.batch, max(1, -(-len(origins) // lane.workers)))
+        return plan_batches(self.plan, tables, origins, patch, size)
+
+    def _way(self, patch: tuple[int, int]) -> tuple[tuple[WindowTable, WindowTable], Lanes]:
+        """Window tables of a patch, and how many of its queries run at a time."""
+        tables = window_tables(self.plan.program, self.plan.windows, patch)
+        return tables, lanes(self.plan, patch, tables, self._budget, self._workers)
 
     def run(
         self, base: Base, batches: Iterable[Batch], content: Content, names: Mapping[str, str] | None = None
@@ -173,24 +183,33 @@ class Session:
         wanted = names or {info.name: info.name for info in self.plan.outputs}
 
         def answer(batch: Batch) -> Outputs:
-            held = {
-                view.name: base.views[view.name][first * view.cols : stop * view.cols]
-                for view, (first, stop) in zip(self.plan.views, batch.bands, strict=True)
-            }
-            feed = {
-                "origins": batch.origins,
-                "patch_content": content(batch.queries),
-                "window_sizes": batch.window_sizes,
-                "view_rows": np.array([first for first, _ in batch.bands], np.int64),
-                **held,
-                **base.inputs,
-            }
+            feed = self.feed(base, batch, content(batch.queries))
             return self._named(wanted, self._incremental.run(feed, list(wanted.values())))
 
         rest = iter(batches)
         for first in rest:  # whose patch tells how many fit into the memory; there may be none
-            workers = lanes(self.plan, first.patch, self._budget, self._workers).workers
-            yield from side_by_side(answer, chain([first], rest), workers)
+            yield from side_by_side(answer, chain([first], rest), self._ways(first.patch)[1].workers)
+
+    def feed(self, base: Base, batch: Batch, content: Array) -> dict[str, Array]:
+        """The inputs of the incremental graph for one batch, by name.
+
+        Args:
+            base: from `materialize`.
+            batch: from `batches`.
+            content: [1 or q, C, h, w].
+        """
+        held = {
+            view.name: base.views[view.name][first * view.cols : stop * view.cols]
+            for view, (first, stop) in zip(self.plan.views, batch.bands, strict=True)
+        }
+        return {
+            "origins": batch.origins,
+            "patch_content": content,
+            "window_sizes": batch.window_sizes,
+            "view_rows": np.array([first for first, _ in batch.bands], np.int64),
+            **held,
+            **base.inputs,
+        }
 
     def _named(self, wanted: Iterable[str], results: Sequence[Array]) -> Outputs:
         """Results by name; ragged ones as lists."""

@@ -10,6 +10,7 @@ from onnx.reference import ReferenceEvaluator
 from twin import FLOAT, average, normal
 
 import krypton_onnx as kx
+from krypton_onnx.classes import window_tables
 from krypton_onnx.runtime.batches import plan_batches
 
 
@@ -50,7 +51,7 @@ def test_bfloat16_is_kept_in_views_that_every_host_can_hold(tmp_path: Path) -> N
     views = dict(zip(base.output_names, base.run(None, {"image": image[None]}), strict=True))
     origins, content = np.array([[0, 0], [5, 7], [12, 14]]), rng.standard_normal((3, 3, 4, 4)).astype(np.float32)
     (unmoved,) = full.run(None, {"image": image[None]})
-    for batch in plan_batches(plan, origins, (4, 4), 8):
+    for batch in plan_batches(plan, window_tables(plan.program, plan.windows, (4, 4)), origins, (4, 4), 8):
         feed = {"origins": batch.origins, "patch_content": content[batch.queries], "window_sizes": batch.window_sizes}
         (ours,) = incremental.run(None, {**feed, "view_rows": np.zeros(len(plan.views), np.int64), **views})
         for query, answer in zip(batch.queries, ours, strict=True):

@@ -14,6 +14,7 @@ from onnx import TensorProto, helper
 from twin import FLOAT, Array, average, close, normal, small_net
 
 import krypton_onnx as kx
+from krypton_onnx.classes import window_tables
 from krypton_onnx.cli import main
 from krypton_onnx.passes import planner
 from krypton_onnx.passes.pipeline import Compiled, compile_graphs
@@ -97,7 +98,7 @@ def test_a_detector_takes_one_query_a_run(full: bool, tmp_path: Path, monkeypatc
     plan = result.plan
     assert (plan.one_query, plan.batch, plan.full_inference) == (True, 1, full)
     assert "NonMaxSuppression" in (plan.per_query or "")
-    assert lanes(plan, (1, 1), None, 1).batch == 1
+    assert lanes(plan, (1, 1), window_tables(plan.program, plan.windows, (1, 1)), None, 1).batch == 1
     assert "Scan" not in [n.op for n in result.incremental.nodes]
     rng = np.random.default_rng(0)
     kept = set()

@@ -11,6 +11,8 @@ import pytest
 
 import krypton_onnx as kx
 from krypton_onnx import models
+from krypton_onnx.classes import WindowTable, window_tables
+from krypton_onnx.plan import Plan
 from krypton_onnx.runtime.batches import plan_batches
 from krypton_onnx.runtime.memory import lanes
 
@@ -27,20 +29,24 @@ def image(artifact):
     return np.random.default_rng(0).standard_normal(artifact.plan.image.shape).astype(np.float32)
 
 
+def queries_a_run(plan: Plan, patch: tuple[int, int], budget: int | None) -> int:
+    return lanes(plan, patch, tables(plan, patch), budget, 1).batch
+
+
 def test_a_budget_chooses_the_batch(artifact):
     plan = artifact.plan
-    whole = lanes(plan, plan.patch, None, 1).batch
-    sizes = [lanes(plan, plan.patch, budget, 1).batch for budget in (27_000_000, 30_000_000, 10**10)]
+    whole = queries_a_run(plan, plan.patch, None)
+    sizes = [queries_a_run(plan, plan.patch, budget) for budget in (27_000_000, 30_000_000, 10**10)]
     assert 1 <= sizes[0] < sizes[1] < sizes[2] == whole
     # a larger patch needs larger windows
-    assert lanes(plan, (96, 96), 27_000_000, 1).batch < sizes[0]
+    assert queries_a_run(plan, (48, 48), 30_000_000) < sizes[1]
 
 
 def test_too_small_a_budget_says_what_is_needed(artifact):
     with pytest.raises(kx.KryptonError, match=r"needs (\d+(\.\d+)?) MB") as refusal:
         kx.Session(artifact, memory_budget=1_000_000)
     needed = float(str(refusal.value).split("needs ")[1].split(" MB")[0])
-    assert lanes(artifact.plan, artifact.plan.patch, int(needed * 1.01e6), 1).batch == 1
+    assert queries_a_run(artifact.plan, artifact.plan.patch, int(needed * 1.01e6)) == 1
 
 
 PEAK = """
@@ -100,10 +106,14 @@ def test_no_queries_give_empty_outputs(artifact, image):
     assert outputs["logits"].shape == (0, 1000)
 
 
+def tables(plan: Plan, patch: tuple[int, int]) -> tuple[WindowTable, WindowTable]:
+    return window_tables(plan.program, plan.windows, patch)
+
+
 def test_batches_hold_every_query_once_and_one_class_each(artifact):
     plan = artifact.plan
     origins = np.stack(np.meshgrid(np.arange(0, 145, 4), np.arange(0, 145, 4), indexing="ij"), axis=-1).reshape(-1, 2)
-    batches = list(plan_batches(plan, origins, (16, 16), 16))
+    batches = list(plan_batches(plan, tables(plan, (16, 16)), origins, (16, 16), 16))
     assert sorted(np.concatenate([b.queries for b in batches]).tolist()) == list(range(len(origins)))
     assert max(len(b.queries) for b in batches) == 16
     assert len({b.window_sizes.tobytes() for b in batches}) > 4
@@ -186,8 +196,8 @@ def test_numpy_numbers_are_numbers(artifact, image, tmp_path):
 
 def test_a_larger_patch_runs_in_smaller_batches(artifact):
     plan = artifact.plan
-    assert lanes(plan, (128, 128), None, 1).batch < lanes(plan, plan.patch, None, 1).batch == plan.batch
-    assert lanes(plan, (1, 1), None, 1).batch == plan.batch
+    assert queries_a_run(plan, (128, 128), None) < queries_a_run(plan, plan.patch, None) == plan.batch
+    assert queries_a_run(plan, (1, 1), None) == plan.batch
 
 
 def test_progress_is_silent_unless_wanted(artifact, image, capfd):

@@ -6,16 +6,21 @@ from typing import TYPE_CHECKING
 
 import click
 
-from krypton_onnx.cli.options import grid_options, json_option, model_options
-from krypton_onnx.cli.sources import say_json, size_text, speed_text, table
+from krypton_onnx.cli.options import grid_options, input_option, json_option, model_options
+from krypton_onnx.cli.sources import compiled, read_inputs, say_json, size_text, speed_text, table
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from krypton_onnx.inspection import Inspection, TensorReport
+    from krypton_onnx.plan import Segment
+    from krypton_onnx.segment_times import SegmentTime
 
 _EXAMPLES = """\b
 Examples:
   krypton-onnx inspect resnet50.onnx
   krypton-onnx inspect resnet50.onnx --input-size 1024x1024 --patch 32 --stride 16
+  krypton-onnx inspect resnet50.onnx --plan --measure
   krypton-onnx inspect resnet50.onnx --json | jq .bound
 """
 
@@ -23,21 +28,27 @@ Examples:
 @click.command(short_help="Show how far a patch reaches in a model.", epilog=_EXAMPLES)
 @click.argument("model", type=click.Path(path_type=Path))
 @grid_options
+@click.option("--plan", is_flag=True, help="Show the parts of the plan and what each is predicted to take.")
+@click.option("--measure", is_flag=True, help="Run a sample of the grid, and show what each part of the plan takes.")
 @model_options
+@input_option
 @json_option
 def inspect(
     model: Path,
     patch: tuple[int, int],
     stride: tuple[int, int],
+    plan: bool,
+    measure: bool,
     input_size: tuple[int, int] | None,
     image_input: str | None,
     channels_last: bool | None,
+    inputs: tuple[tuple[str, Path], ...],
     as_json: bool,
 ) -> None:
     """Show how far a patch reaches in MODEL, and how much faster that can make a heatmap.
 
     Lists every tensor that depends on the image with the rows and columns that the mean patch can change, where
-    windows end and why, and the arithmetic of it. Runs nothing.
+    windows end and why, and the arithmetic of it. Runs nothing, unless told to --measure.
     """
     from krypton_onnx.inspection import inspect_model
 
@@ -49,10 +60,58 @@ def inspect(
         image_input=image_input,
         channels_last=channels_last,
     )
+    times = None
+    if measure:
+        from krypton_onnx.segment_times import measure_segments
+
+        how = {"input_size": input_size, "image_input": image_input, "channels_last": channels_last}
+        with compiled(model, patch=patch, verify=False, **how) as artifact:  # type: ignore[arg-type]
+            times = measure_segments(model, artifact, patch, stride, read_inputs(inputs))
     if as_json:
-        say_json({**asdict(found), "bound": found.bound, "planned": found.planned})
+        measured = {} if times is None else {"measured": [asdict(time) for time in times]}
+        say_json({**asdict(found), "bound": found.bound, "planned": found.planned, **measured})
+    elif times is not None:
+        click.echo(_measured_text(found, times))
     else:
-        click.echo(_text(found))
+        click.echo(_plan_text(found) if plan else _text(found))
+
+
+def _plan_text(found: "Inspection") -> str:
+    total = sum(segment.seconds for segment in found.segments)
+    heading = ("maps", "computed", "tensors", "predicted, ms", "share")
+    rows = [(*_segment(s), f"{s.seconds * 1e3:.3f}", f"{s.seconds / total:.1%}") for s in found.segments]
+    whole = ("", "", "", f"{total * 1e3:.3f}", "100.0%")
+    return "\n".join(
+        [
+            table([heading, *rows, whole], "<<>>>"),
+            "",
+            "Predicted for the mean query on one core of the machine that the cost model was fitted to; full "
+            f"inference {found.full_seconds * 1e3:.3f} ms, speedup {found.full_seconds / total:.2f}x.",
+        ]
+    )
+
+
+def _measured_text(found: "Inspection", times: "Sequence[SegmentTime]") -> str:
+    heading = ("maps", "computed", "tensors", "predicted, ms", "measured, ms", "off by")
+    predicted, measured = (sum(getattr(t, of) for t in times) for of in ("predicted", "measured"))
+    rows = [(*_segment(t.segment), *_compared(t.predicted, t.measured)) for t in times]
+    whole = ("", "", "", *_compared(predicted, measured))
+    return "\n".join(
+        [
+            table([heading, *rows, whole], "<<>>>>"),
+            "",
+            "The mean query on one core; predictions are scaled so that full inference takes what it takes here.",
+        ]
+    )
+
+
+def _segment(segment: "Segment") -> tuple[str, str, str]:
+    maps = "no map" if segment.extents is None else size_text(segment.extents)
+    return maps, "in windows" if segment.windowed else "in full", str(len(segment.tensors))
+
+
+def _compared(predicted: float, measured: float) -> tuple[str, str, str]:
+    return f"{predicted * 1e3:.3f}", f"{measured * 1e3:.3f}", f"{predicted / measured - 1:+.0%}"
 
 
 def _text(found: "Inspection") -> str:
