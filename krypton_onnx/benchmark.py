@@ -10,8 +10,7 @@ laying the patches on the image, and nothing else that it could do without.
 import math
 import os
 import platform
-from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -19,25 +18,15 @@ from typing import Literal
 
 import numpy as np
 import onnxruntime as ort
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from krypton_onnx.artifact import Artifact
 from krypton_onnx.plain_model import PlainModel, timed
-from krypton_onnx.random_inputs import random_images
-from krypton_onnx.runtime.arguments import other_inputs
 from krypton_onnx.runtime.base import Output, Outputs
-from krypton_onnx.runtime.batches import Batch
 from krypton_onnx.runtime.engine import Array, quiet_options
-from krypton_onnx.runtime.explain import Pair, grid, pair
+from krypton_onnx.runtime.explain import Pair
 from krypton_onnx.runtime.session import Session
-
-SAMPLE = 64
-SAMPLE_SECONDS = 2.0
-"""Queries of the plain model per repetition, and about the time that they shall take, unless told: its time is linear
-in them, and a short time is mostly noise."""
-
-SAMPLE_BATCHES = 12
-"""Batches of a sample of ours, at the least: windows differ from place to place."""
+from krypton_onnx.sweep import Origins, Sweep, answered, even_sample
 
 Queries = int | Literal["all", "sample"] | None
 
@@ -151,39 +140,33 @@ def benchmark(
     Raises:
         KryptonError: the patch does not fit, or ONNX Runtime refuses the model.
     """
-    sizes, steps, plan = pair(patch, "patch"), pair(stride, "stride"), artifact.plan
     rng = np.random.default_rng(seed)
-    image = random_images(rng, plan, 1)[0]
-    channels, height, width = (extent or 0 for extent in plan.image.shape)
-    origins = grid((height, width), sizes, steps, "cover", None).reshape(-1, 2)
-    content = np.zeros((*sizes, channels) if plan.channels_last else (channels, *sizes), image.dtype)
+    sweep = Sweep.random(artifact.plan, patch, stride, rng, inputs or {})
     options = session_options(threads)
-    others = other_inputs(inputs or {}, plan.other_inputs)
-    plain, session = PlainModel(Path(model), plan, options, others), Session(artifact, threads=threads)
-    batch_seconds = plain.best_batch(image, content)
+    plain = PlainModel(Path(model), artifact.plan, options, sweep.others)
+    session = Session(artifact, threads=threads)
+    batch_seconds = plain.best_batch(sweep.image, sweep.content)
     batch = min(batch_seconds, key=lambda size: batch_seconds[size])
-    ours, theirs = _samples(rng, origins, queries, batch, batch_seconds[batch])
-    base = session.materialize(image, others)
-    answers = session.infer(base, theirs, content), plain.run(image, theirs, content, batch)
-    batches = _even_sample(list(session.batches(ours, sizes)), enough=len(theirs) if queries == "sample" else len(ours))
-    answered = sum(len(one.queries) for one in batches)
-    shown = np.moveaxis(content, -1, 0) if plan.channels_last else content
-
-    def incremental() -> float:
-        share = answered / len(ours)
-        seconds = share * timed(lambda: session.materialize(image, others))
-        return seconds + timed(lambda: deque(session.run(base, batches, lambda _: shown[None]), maxlen=0))
-
-    times: list[tuple[float, float]] = [
-        (timed(lambda: plain.run(image, theirs, content, batch)), incremental()) for _ in range(repeats)
-    ]
+    ours, theirs = _samples(rng, sweep, queries, batch, batch_seconds[batch])
+    base = session.materialize(sweep.image, sweep.others)
+    answers = session.infer(base, theirs, sweep.content), plain.run(sweep.image, theirs, sweep.content, batch)
+    batches = list(session.batches(ours, sweep.patch))
+    if queries == "sample":
+        batches = even_sample(batches, enough=len(theirs))
+    seconds = in_turns(
+        {
+            "full": lambda: timed(lambda: plain.run(sweep.image, theirs, sweep.content, batch)),
+            "incremental": lambda: sweep.seconds(session, batches, len(ours)),
+        },
+        repeats,
+    )
     return Benchmark(
         model=Path(model).name,
-        patch=sizes,
-        stride=steps,
-        grid=len(origins),
-        incremental=Timing(answered, tuple(b for _, b in times)),
-        full=Timing(len(theirs), tuple(a for a, _ in times)),
+        patch=sweep.patch,
+        stride=sweep.stride,
+        grid=len(sweep.origins),
+        incremental=Timing(answered(batches), seconds["incremental"]),
+        full=Timing(len(theirs), seconds["full"]),
         batch=batch,
         batch_seconds=batch_seconds,
         fixed_batch=plain.batch is not None,
@@ -191,6 +174,12 @@ def benchmark(
         movement=largest_difference(answers[1], base.outputs),
         machine=machine(threads),
     )
+
+
+def in_turns(sides: Mapping[str, Callable[[], float]], repeats: int) -> dict[str, tuple[float, ...]]:
+    """The seconds that each side gives, by its name: A B C A B C …, so that a slow minute is shared by all."""
+    turns = [{name: side() for name, side in sides.items()} for _ in range(repeats)]
+    return {name: tuple(turn[name] for turn in turns) for name in sides}
 
 
 def session_options(threads: int | None) -> ort.SessionOptions:
@@ -243,24 +232,14 @@ def _cpu_name() -> str:
 
 
 def _samples(
-    rng: np.random.Generator,
-    origins: NDArray[np.int64],
-    queries: Queries,
-    batch: int,
-    seconds: float,
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    rng: np.random.Generator, sweep: Sweep, queries: Queries, batch: int, seconds: float
+) -> tuple[Origins, Origins]:
     """(ours, the plain model's) queries."""
-    if queries == "all":
-        return origins, origins
-    # whole batches only: a last, smaller one would count against the plain model
-    wanted = max(SAMPLE, SAMPLE_SECONDS / seconds)
-    count = queries if isinstance(queries, int) else math.ceil(wanted / batch) * batch
-    sample = origins[np.sort(rng.permutation(len(origins))[:count])]
-    return (sample, sample) if isinstance(queries, int) else (origins, sample)
-
-
-def _even_sample(batches: list[Batch], *, enough: int) -> list[Batch]:
-    """Every so many batches of a grid, so that they hold about so many queries, and batches of all places."""
-    mean = sum(len(batch.queries) for batch in batches) / len(batches)
-    count = min(len(batches), max(SAMPLE_BATCHES, math.ceil(enough / mean)))
-    return [batches[int(position)] for position in np.linspace(0, len(batches) - 1, count).round()]
+    match queries:
+        case "all":
+            return sweep.origins, sweep.origins
+        case int():
+            sample = sweep.sample(rng, queries)
+            return sample, sample
+        case _:
+            return sweep.origins, sweep.plain_sample(rng, batch, seconds)

@@ -363,7 +363,7 @@ def test_bench_compares_with_full_inference(place):
 
 
 def test_bench_text_says_what_was_sampled(place, monkeypatch):
-    monkeypatch.setattr("krypton_onnx.benchmark.SAMPLE_SECONDS", 0.0)
+    monkeypatch.setattr("krypton_onnx.sweep.SAMPLE_SECONDS", 0.0)
     text = run("bench", "given/net.onnx", "--patch", "8", "--stride", "1", "--repeats", "1")
     assert "625 queries" in text
     assert "timed on 64 of the 625 queries: its time is linear in their number" in text
@@ -372,8 +372,8 @@ def test_bench_text_says_what_was_sampled(place, monkeypatch):
 
 
 def test_bench_of_a_sample_on_both_sides(place, monkeypatch):
-    monkeypatch.setattr("krypton_onnx.benchmark.SAMPLE_SECONDS", 0.0)
-    monkeypatch.setattr("krypton_onnx.benchmark.SAMPLE_BATCHES", 2)
+    monkeypatch.setattr("krypton_onnx.sweep.SAMPLE_SECONDS", 0.0)
+    monkeypatch.setattr("krypton_onnx.sweep.SAMPLE_BATCHES", 2)
     grid = ("--patch", "8", "--stride", "1", "--queries", "sample", "--repeats", "1")
     found = answer("bench", "given/net.onnx", *grid)
     assert found["grid"] == 625

@@ -1,0 +1,106 @@
+"""A patch slid over one random image: what a benchmark asks, and how long the incremental side takes for it."""
+
+import math
+import time
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from krypton_onnx.plan import Plan
+from krypton_onnx.random_inputs import random_images
+from krypton_onnx.runtime.arguments import other_inputs
+from krypton_onnx.runtime.batches import Batch
+from krypton_onnx.runtime.engine import Array
+from krypton_onnx.runtime.explain import Pair, grid, pair
+from krypton_onnx.runtime.session import Session
+
+SAMPLE = 64
+SAMPLE_SECONDS = 2.0
+"""Queries of a sample of the plain model, and about the time that they shall take: its time is linear in them, and a
+short time is mostly noise."""
+
+SAMPLE_BATCHES = 12
+"""Batches of a sample of ours, at the least: windows differ from place to place."""
+
+Origins = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Sweep:
+    """What is asked.
+
+    Attributes:
+        patch, stride: (height, width), (y, x).
+        image: random, as the model takes it.
+        others: the model's inputs beside the image.
+        content: what the patch shows, zeros, laid out as the image.
+        origins: int64 [Q, 2], the whole grid.
+    """
+
+    patch: tuple[int, int]
+    stride: tuple[int, int]
+    image: Array
+    others: Mapping[str, Array]
+    content: Array
+    origins: Origins
+
+    @classmethod
+    def random(
+        cls, plan: Plan, patch: Pair, stride: Pair, rng: np.random.Generator, inputs: Mapping[str, ArrayLike]
+    ) -> Self:
+        """The sweep of a random image.
+
+        Raises:
+            KryptonError: the patch does not fit, or `inputs` are not the model's.
+        """
+        sizes, steps = pair(patch, "patch"), pair(stride, "stride")
+        image = random_images(rng, plan, 1)[0]
+        channels, height, width = (extent or 0 for extent in plan.image.shape)
+        content = np.zeros((*sizes, channels) if plan.channels_last else (channels, *sizes), image.dtype)
+        origins = grid((height, width), sizes, steps, "cover", None).reshape(-1, 2)
+        return cls(sizes, steps, image, other_inputs(inputs, plan.other_inputs), content, origins)
+
+    def sample(self, rng: np.random.Generator, count: int) -> Origins:
+        """Random positions of the grid, in its order; all of them if there are no more."""
+        return self.origins[np.sort(rng.permutation(len(self.origins))[:count])]
+
+    def plain_sample(self, rng: np.random.Generator, batch: int, seconds: float) -> Origins:
+        """Positions for the plain model: whole batches, since a last, smaller one would count against it.
+
+        Args:
+            rng: draws them.
+            batch: the plain model's.
+            seconds: that it takes a query.
+        """
+        return self.sample(rng, math.ceil(max(SAMPLE, SAMPLE_SECONDS / seconds) / batch) * batch)
+
+    def seconds(self, session: Session, batches: Sequence[Batch], queries: int) -> float:
+        """Seconds that the incremental side takes for batches, the base run included.
+
+        Args:
+            session: of the compiled model.
+            batches: some of those in which the session answers `queries`, or all.
+            queries: the base run counts by the share of these that the batches hold.
+        """
+        content = np.moveaxis(self.content, -1, 0) if session.plan.channels_last else self.content
+        started = time.perf_counter()
+        base = session.materialize(self.image, self.others)
+        materialized = time.perf_counter()
+        deque(session.run(base, batches, lambda _: content[None]), maxlen=0)
+        ended = time.perf_counter()
+        return (materialized - started) * answered(batches) / queries + ended - materialized
+
+
+def answered(batches: Sequence[Batch]) -> int:
+    """Queries that batches hold."""
+    return sum(len(batch.queries) for batch in batches)
+
+
+def even_sample(batches: Sequence[Batch], *, enough: int) -> list[Batch]:
+    """Every so many batches of a grid, so that they hold about so many queries, and batches of all places."""
+    count = min(len(batches), max(SAMPLE_BATCHES, math.ceil(enough * len(batches) / answered(batches))))
+    return [batches[int(position)] for position in np.linspace(0, len(batches) - 1, count).round()]
