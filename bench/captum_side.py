@@ -1,0 +1,44 @@
+"""Captum's Occlusion in PyTorch on the CPU, on the twin of the ONNX model: the way that most people go.
+
+What is timed is 8 x 8 large patches side by side: Captum multiplies the whole image by a mask and evaluates the whole
+network, whatever the patch's size and place, so that seconds divide by the number of evaluations. (It allows no gaps
+between small ones.)
+"""
+
+import math
+
+import torch
+from captum.attr import Occlusion
+from torch import nn
+
+from krypton_onnx.plain_model import timed
+from krypton_onnx.runtime.engine import Array
+
+SIZES = (1, 2, 4, 8, 16, 32)
+"""Values of perturbations_per_eval that are tried."""
+
+SIDE = 8
+"""Patches along each axis; their number is a multiple of every size."""
+
+EVALUATIONS = SIDE**2 + 1
+"""Of the network: one a patch, and one of the image itself."""
+
+
+def attribute(network: nn.Module, image: Array, perturbations_per_eval: int) -> torch.Tensor:
+    """Captum's answer for an image [C, H, W]; its own is [1, C, H, W]."""
+    channels, *extents = image.shape
+    patch = (channels, *(math.ceil(extent / SIDE) for extent in extents))
+    return Occlusion(network).attribute(
+        torch.from_numpy(image)[None],
+        sliding_window_shapes=patch,
+        strides=patch,
+        baselines=0,
+        target=0,
+        perturbations_per_eval=perturbations_per_eval,
+    )
+
+
+def best_size(network: nn.Module, image: Array) -> int:
+    """The fastest perturbations_per_eval; warms up, too."""
+    attribute(network, image, SIZES[0])
+    return min(SIZES, key=lambda size: timed(lambda: attribute(network, image, size)))

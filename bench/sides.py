@@ -1,0 +1,238 @@
+"""The sides of the benchmark and what is measured of them.
+
+`times`, `peak` and `operator_costs` are each meant for a process of their own.
+"""
+
+import importlib.util
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from unittest import mock
+
+import numpy as np
+import onnx
+from memory import peak_private_bytes, private_bytes
+from operators import OperatorCost, costs, profile_incremental, profile_plain
+from results import Case, Side
+
+import krypton_onnx as kx
+from krypton_onnx import models
+from krypton_onnx.benchmark import Timing, in_turns, largest_difference
+from krypton_onnx.plain_model import PlainModel, timed
+from krypton_onnx.runtime import batches as driver
+from krypton_onnx.runtime.batches import Batch
+from krypton_onnx.sweep import SAMPLE, Sweep, answered, even_sample
+
+LARGEST_WHOLE = 299
+"""Pixels along a side of the largest image whose whole grid the incremental side answers; beyond, an even sample."""
+
+RUNS = 8
+"""Base runs, and plain inferences at batch 1, of a turn."""
+
+HAS_CAPTUM = all(importlib.util.find_spec(name) for name in ("torch", "captum"))
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A case's model, built and compiled.
+
+    Attributes:
+        case: what it is for.
+        folder: where its files are.
+    """
+
+    case: Case
+    folder: Path
+
+    @property
+    def model(self) -> Path:
+        """The ONNX file."""
+        return self.folder / "model.onnx"
+
+    @property
+    def artifact(self) -> Path:
+        """What it is compiled to."""
+        return self.folder / "model.krypton"
+
+    def prepare(self) -> None:
+        """Build, with random weights, and compile."""
+        onnx.save(models.build(self.case.model, input_size=self.case.size), self.model)
+        kx.compile(self.model, self.artifact, patch=self.case.patch, verify=False)
+
+    def sweep(self, rng: np.random.Generator) -> Sweep:
+        """What is asked."""
+        return Sweep.random(kx.open_artifact(self.artifact).plan, self.case.patch, self.case.stride, rng, {})
+
+    def plain(self) -> PlainModel:
+        """The unmodified model."""
+        return PlainModel(self.model, kx.open_artifact(self.artifact).plan)
+
+
+def uniform_batches(session: kx.Session, sweep: Sweep) -> list[Batch]:
+    """Batches of the whole grid in Krypton's manner: one window per layer, large enough for every query.
+
+    All else is the session's: the same graph, frontier, views and batch size.
+    """
+    with mock.patch.object(driver, "MAX_CLASSES", 1):
+        return list(session.batches(sweep.origins, sweep.patch))
+
+
+# ---------------------------------------------------------------------------------------------------- time
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What one side does in a turn.
+
+    Attributes:
+        queries: that it answers.
+        seconds: answers them and says how long that took.
+    """
+
+    queries: int
+    seconds: Callable[[], float]
+
+
+@dataclass(frozen=True, slots=True)
+class Times:
+    """The part of a `Result` that is timed; its attributes are described there."""
+
+    grid: int
+    batch: int
+    perturbations: int | None
+    difference: float
+    sides: dict[Side, Timing]
+    growth: tuple[Timing, ...]
+    base: Timing
+    single: Timing
+
+
+def times(prepared: Prepared, repeats: int) -> Times:
+    """Time all sides in turns."""
+    rng = np.random.default_rng(0)
+    sweep, plain, session = prepared.sweep(rng), prepared.plain(), kx.Session(prepared.artifact)
+    tried = plain.best_batch(sweep.image, sweep.content)
+    batch = min(tried, key=lambda size: tried[size])
+    sample = sweep.plain_sample(rng, batch, tried[batch])
+    own = list(session.batches(sweep.origins, sweep.patch))
+    if prepared.case.size > LARGEST_WHOLE:
+        own = even_sample(own, enough=len(sample))
+    uniform = even_sample(uniform_batches(session, sweep), enough=len(sample))
+    sides: dict[Side, Asked] = {
+        "plain": Asked(len(sample), _timed(plain.run, sweep.image, sample, sweep.content, batch)),
+        "incremental": Asked(answered(own), partial(sweep.seconds, session, own, len(sweep.origins))),
+        "uniform": Asked(answered(uniform), partial(sweep.seconds, session, uniform, len(sweep.origins))),
+    }
+    perturbations = None
+    if HAS_CAPTUM:
+        perturbations, sides["captum"] = _captum(prepared, sweep)
+    growth = {str(count): _few(session, sweep, rng, count) for count in prepared.case.growth}
+    runs = {
+        "base": Asked(RUNS, _timed(lambda: [session.materialize(sweep.image) for _ in range(RUNS)])),
+        "single": Asked(RUNS, _timed(plain.run, sweep.image, sample[:RUNS], sweep.content, 1)),
+    }
+    everything: dict[str, Asked] = {**sides, **growth, **runs}
+    seconds = in_turns({name: asked.seconds for name, asked in everything.items()}, repeats)
+    timings = {name: Timing(asked.queries, seconds[name]) for name, asked in everything.items()}
+    return Times(
+        grid=len(sweep.origins),
+        batch=batch,
+        perturbations=perturbations,
+        difference=largest_difference(
+            session.infer(session.materialize(sweep.image), sample, sweep.content),
+            plain.run(sweep.image, sample, sweep.content, batch),
+        ),
+        sides={side: timings[side] for side in sides},
+        growth=tuple(timings[count] for count in growth),
+        base=timings["base"],
+        single=timings["single"],
+    )
+
+
+def _captum(prepared: Prepared, sweep: Sweep) -> tuple[int, Asked]:
+    """(its best perturbations_per_eval, its side)."""
+    from captum_side import EVALUATIONS, attribute, best_size
+    from torch_twin import torch_twin
+
+    network = torch_twin(onnx.load(prepared.model))
+    size = best_size(network, sweep.image)
+    return size, Asked(EVALUATIONS, _timed(attribute, network, sweep.image, size))
+
+
+def _few(session: kx.Session, sweep: Sweep, rng: np.random.Generator, count: int) -> Asked:
+    batches = list(session.batches(sweep.sample(rng, count), sweep.patch))
+    return Asked(answered(batches), partial(sweep.seconds, session, batches, answered(batches)))
+
+
+def _timed(function: Callable[..., object], *arguments: object) -> Callable[[], float]:
+    return lambda: timed(lambda: function(*arguments))
+
+
+# -------------------------------------------------------------------------------------------------- memory
+
+
+def peak(prepared: Prepared, side: Side, size: int) -> int:
+    """Bytes of private memory that a side takes at the peak of answering a sample, beyond this process without it.
+
+    Reading the files is over by then; what it leaves behind, the weights among it, counts.
+
+    Args:
+        prepared: the case.
+        side: which.
+        size: of the plain model's batch; Captum's perturbations_per_eval.
+    """
+    sweep = prepared.sweep(np.random.default_rng(0))
+    if side == "captum":
+        importlib.import_module("captum_side")
+    before = private_bytes()
+    return peak_private_bytes(_OPEN[side](prepared, sweep, size)) - before
+
+
+def _open_plain(prepared: Prepared, sweep: Sweep, size: int) -> Callable[[], object]:
+    return partial(prepared.plain().run, sweep.image, sweep.origins[: max(SAMPLE, size)], sweep.content, size)
+
+
+def _open_incremental(prepared: Prepared, sweep: Sweep, _: int) -> Callable[[], object]:
+    session = kx.Session(prepared.artifact)
+    batches = even_sample(list(session.batches(sweep.origins, sweep.patch)), enough=SAMPLE)
+    return partial(sweep.seconds, session, batches, len(sweep.origins))
+
+
+def _open_uniform(prepared: Prepared, sweep: Sweep, _: int) -> Callable[[], object]:
+    session = kx.Session(prepared.artifact)
+    batches = even_sample(uniform_batches(session, sweep), enough=SAMPLE)
+    return partial(sweep.seconds, session, batches, len(sweep.origins))
+
+
+def _open_captum(prepared: Prepared, sweep: Sweep, size: int) -> Callable[[], object]:
+    from captum_side import attribute
+    from torch_twin import torch_twin
+
+    return partial(attribute, torch_twin(onnx.load(prepared.model)), sweep.image, size)
+
+
+_OPEN: dict[Side, Callable[[Prepared, Sweep, int], Callable[[], object]]] = {
+    "plain": _open_plain,
+    "incremental": _open_incremental,
+    "uniform": _open_uniform,
+    "captum": _open_captum,
+}
+
+
+# ----------------------------------------------------------------------------------------------- operators
+
+
+def operator_costs(prepared: Prepared, batch: int) -> dict[Side, tuple[OperatorCost, ...]]:
+    """Where time and bytes go in the incremental and in the plain graph.
+
+    Args:
+        prepared: the case.
+        batch: of the plain model.
+    """
+    sweep = prepared.sweep(np.random.default_rng(0))
+    artifact = kx.open_artifact(prepared.artifact)
+    return {
+        "incremental": costs(profile_incremental(artifact, sweep)),
+        "plain": costs(profile_plain(prepared.model, artifact.plan, sweep, batch)),
+    }
