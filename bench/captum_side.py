@@ -1,6 +1,6 @@
 """Captum's Occlusion in PyTorch on the CPU, on the twin of the ONNX model: the way that most people go.
 
-What is timed is 8 x 8 large patches side by side: Captum multiplies the whole image by a mask and evaluates the whole
+What is timed is 4 x 4 large patches side by side: Captum multiplies the whole image by a mask and evaluates the whole
 network, whatever the patch's size and place, so that seconds divide by the number of evaluations. (It allows no gaps
 between small ones.)
 """
@@ -14,10 +14,10 @@ from torch import nn
 from krypton_onnx.plain_model import timed
 from krypton_onnx.runtime.engine import Array
 
-SIZES = (1, 2, 4, 8, 16, 32)
+SIZES = (1, 2, 4, 8, 16)
 """Values of perturbations_per_eval that are tried."""
 
-SIDE = 8
+SIDE = 4
 """Patches along each axis; their number is a multiple of every size."""
 
 EVALUATIONS = SIDE**2 + 1

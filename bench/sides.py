@@ -4,6 +4,7 @@
 """
 
 import importlib.util
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -157,7 +158,10 @@ def _captum(prepared: Prepared, sweep: Sweep) -> tuple[int, Asked]:
 
     network = torch_twin(onnx.load(prepared.model))
     size = best_size(network, sweep.image)
-    return size, Asked(EVALUATIONS, _timed(attribute, network, sweep.image, size))
+    sweeps = math.ceil(SAMPLE / EVALUATIONS)
+    return size, Asked(
+        sweeps * EVALUATIONS, _timed(lambda: [attribute(network, sweep.image, size) for _ in range(sweeps)])
+    )
 
 
 def _few(session: kx.Session, sweep: Sweep, rng: np.random.Generator, count: int) -> Asked:
