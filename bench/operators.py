@@ -68,7 +68,7 @@ def profile_incremental(artifact: Artifact, sweep: Sweep) -> list[NodeCost]:
     """The nodes of the incremental graph, on an even sample of the grid's batches."""
 
     def run(options: ort.SessionOptions) -> tuple[int, int]:
-        session = kx.Session(artifact, session_options=options)
+        session = kx.Session(artifact, session_options=options, threads=1)
         batches = even_sample(list(session.batches(sweep.origins, sweep.patch)), enough=SAMPLE)
         for _ in range(2):  # the first warms up
             sweep.seconds(session, batches, len(sweep.origins))
@@ -112,7 +112,7 @@ def total(name: str, parts: Iterable[OperatorCost]) -> OperatorCost:
 def _profile(run: Callable[[ort.SessionOptions], tuple[int, int]]) -> list[NodeCost]:
     """Nodes of the session that is opened last in `run`, which gives (runs, queries) to count, the last of all."""
     with tempfile.TemporaryDirectory() as folder:
-        options = quiet_options()
+        options = quiet_options(1)  # so that a node's time is its work
         options.enable_profiling = True
         options.profile_file_prefix = str(Path(folder) / "profile")
         runs, queries = run(options)  # its sessions, which write when they end, are gone by now
