@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import chain
 from typing import Literal, overload
 
@@ -55,11 +55,10 @@ class Session:
         self.artifact = artifact if isinstance(artifact, Artifact) else open_artifact(artifact)
         self._budget = _checked_count(memory_budget, "memory_budget must be a whole number of bytes")
         self._ragged = ragged_names(self.plan)
-        self._ways = lru_cache(maxsize=8)(self._way)
-        tables = window_tables(self.plan.program, self.plan.windows, self.plan.patch)
-        lanes(self.plan, self.plan.patch, tables, self._budget, 1)  # refuse too small a budget before any work
+        _way(self.plan, self._budget, 1, self.plan.patch)  # refuse too small a budget before any work
         cores = _checked_count(threads, "threads must be a whole number of cores, at least 1") or available_cores()
         self._workers = workers_for(cores, providers, session_options)
+        self._ways = lru_cache(maxsize=8)(partial(_way, self.plan, self._budget, self._workers))
         self._base = Engine(self.artifact.folder / "base.onnx", providers, session_options or quiet_options(cores))
         own = session_options or quiet_options(cores // self._workers)
         self._incremental = Engine(self.artifact.folder / "incremental.onnx", providers, own)
@@ -164,11 +163,6 @@ class Session:
         size = min(lane.batch, max(1, -(-len(origins) // lane.workers)))
         return plan_batches(self.plan, tables, origins, patch, size)
 
-    def _way(self, patch: tuple[int, int]) -> tuple[tuple[WindowTable, WindowTable], Lanes]:
-        """Window tables of a patch, and how many of its queries run at a time."""
-        tables = window_tables(self.plan.program, self.plan.windows, patch)
-        return tables, lanes(self.plan, patch, tables, self._budget, self._workers)
-
     def run(
         self, base: Base, batches: Iterable[Batch], content: Content, names: Mapping[str, str] | None = None
     ) -> Iterator[tuple[Batch, Outputs]]:
@@ -270,6 +264,14 @@ class Session:
                 "session."
             )
         return base
+
+
+def _way(
+    plan: Plan, budget: int | None, workers: int, patch: tuple[int, int]
+) -> tuple[tuple[WindowTable, WindowTable], Lanes]:
+    """Window tables of a patch, and how many of its queries run at a time."""
+    tables = window_tables(plan.program, plan.windows, patch)
+    return tables, lanes(plan, patch, tables, budget, workers)
 
 
 def _checked_count(given: object, form: str) -> int | None:

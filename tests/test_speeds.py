@@ -82,7 +82,7 @@ def test_every_side_is_timed(prepared, monkeypatch):
     found = sides.times(prepared, 2)
     assert list(found.sides) == ["plain", "incremental", "uniform"]
     assert found.sides["incremental"].queries == found.grid == 19**2
-    assert found.sides["uniform"].queries < found.grid
+    assert 0 < found.sides["uniform"].queries <= found.grid
     assert [timing.queries for timing in found.growth] == [5, 20]
     assert all(len(t.seconds) == 2 for t in (*found.sides.values(), *found.growth, found.base, found.single))
     assert found.difference < 1e-5
