@@ -1,5 +1,7 @@
 """Building the base graph: image → views, and nothing that no view needs."""
 
+from typing import Any
+
 import numpy as np
 import onnx_graphsurgeon as gs
 
@@ -13,10 +15,10 @@ from krypton_onnx.plan import View
 
 
 def build_base(net: Network, layout: Layout) -> gs.Graph:
-    """Cut the model after the last view, and write every view as rows.
+    """Cut the model after the last view, and write every view with its channels last.
 
     Before: ``image → … → relu1 [1, C, H, W] → … → logits``.
-    After: ``relu1 → Transpose(0, 2, 3, 1) → Reshape(-1, C) → relu1/view [H·W, C]``, for every view.
+    After: ``relu1 → Transpose(0, 2, 3, 1) → relu1/view [1, H, W, C]``, for every view.
 
     Args:
         net: the normalized model; left as it is.
@@ -24,7 +26,7 @@ def build_base(net: Network, layout: Layout) -> gs.Graph:
     """
     graph = net.graph.copy()
     tensors, taken = graph.tensors(), network.Names(graph)
-    graph.outputs = [_rows(graph, taken, tensors[v.tensor], v, layout.axes[v.tensor]) for v in layout.views]
+    graph.outputs = [_view(graph, taken, tensors[v.tensor], v, layout.axes[v.tensor]) for v in layout.views]
     graph.name = "base"
     graph.cleanup(remove_unused_graph_inputs=False).toposort()
     return graph
@@ -36,25 +38,30 @@ def base_peak(graph: gs.Graph) -> int:
     return peak(graph.nodes, sizes, [t.name for t in graph.outputs]).fixed
 
 
-def _rows(graph: gs.Graph, taken: network.Names, tensor: gs.Tensor, view: View, axes: Axes) -> gs.Variable:
-    rows = gs.Variable(view.name, dtype=np.dtype(view.dtype), shape=[view.rows * view.cols, view.channels])
+def _view(graph: gs.Graph, taken: network.Names, tensor: gs.Tensor, view: View, axes: Axes) -> gs.Variable:
+    """[1, rows, columns, C], of which a host takes the rows as they lie: a Reshape to them would copy."""
+    kept = gs.Variable(view.name, np.dtype(view.dtype), [1, view.rows, view.cols, view.channels])
     if view.sums:
-        add_table(graph, taken, _channels_last(graph, taken, tensor, view, axes), rows)
-        return rows
-    if np.dtype(tensor.dtype) != rows.dtype:
-        held = gs.Variable(taken.fresh(f"{view.name}/held"), dtype=rows.dtype, shape=tensor.shape)
-        graph.nodes.append(gs.Node("Cast", held.name, {"to": network.element_type(held.dtype)}, [tensor], [held]))
-        tensor = held
-    shape = network.constant(taken.fresh(f"{view.name}/shape"), np.array([-1, view.channels], np.int64))
-    last = _channels_last(graph, taken, tensor, view, axes)
-    graph.nodes.append(gs.Node("Reshape", rows.name, {}, [last, shape], [rows]))
-    return rows
+        add_table(graph, taken, _channels_last(graph, taken, tensor, view, axes), kept)
+        return kept
+    ops: list[tuple[str, dict[str, Any]]] = []
+    if np.dtype(tensor.dtype) != kept.dtype:
+        ops.append(("Cast", {"to": network.element_type(kept.dtype)}))
+    if axes != NHWC:
+        ops.append(("Transpose", {"perm": axes.to_rows}))
+    *first, last = ops or [("Identity", {})]
+    for op, attrs in first:
+        between = gs.Variable(taken.fresh(f"{view.name}/{op.lower()}"), kept.dtype, tensor.shape)
+        graph.nodes.append(gs.Node(op, between.name, attrs, [tensor], [between]))
+        tensor = between
+    graph.nodes.append(gs.Node(last[0], kept.name, last[1], [tensor], [kept]))
+    return kept
 
 
 def _channels_last(graph: gs.Graph, taken: network.Names, tensor: gs.Tensor, view: View, axes: Axes) -> gs.Variable:
     if axes == NHWC:
         return tensor
     shape = [tensor.shape[axis] for axis in axes.to_rows]
-    last = gs.Variable(taken.fresh(f"{view.name}/channels_last"), dtype=tensor.dtype, shape=shape)
+    last = gs.Variable(taken.fresh(f"{view.name}/channels_last"), tensor.dtype, shape)
     graph.nodes.append(gs.Node("Transpose", last.name, {"perm": axes.to_rows}, [tensor], [last]))
     return last

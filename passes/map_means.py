@@ -43,7 +43,7 @@ def add_table(graph: gs.Graph, taken: network.Names, cells: gs.Variable, table: 
         graph: the base graph.
         taken: its names.
         cells: [1, rows, columns, C].
-        table: [(rows + 1)·(columns + 1), C], float64.
+        table: [1, rows + 1, columns + 1, C], float64.
     """
 
     def append(op: str, *inputs: gs.Tensor, **attrs: object) -> gs.Variable:
@@ -58,9 +58,8 @@ def add_table(graph: gs.Graph, taken: network.Names, cells: gs.Variable, table: 
     wide = append("Cast", cells, to=element_type(TABLE))
     down = append("CumSum", wide, constant("rows", 1, rank=0))
     both = append("CumSum", down, constant("cols", 2, rank=0))
-    framed = append("Pad", both, constant("pads", 0, 1, 1, 0, 0, 0, 0, 0))
-    shape = constant("shape", -1, int(table.shape[1]))
-    graph.nodes.append(gs.Node("Reshape", table.name, {}, [framed, shape], [table]))
+    pads = constant("pads", 0, 1, 1, 0, 0, 0, 0, 0)
+    graph.nodes.append(gs.Node("Pad", table.name, {}, [both, pads], [table]))
 
 
 def emit_map_mean(

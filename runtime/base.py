@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 from krypton_onnx.plan import Plan
 from krypton_onnx.runtime.batches import Integers
@@ -17,7 +18,7 @@ Content = Callable[[Integers], Array]
 """Patch content of the queries at these positions: [1 or q, C, h, w]."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class Base:
     """The base run of one image. Keep it and ask many questions; threads may share it.
 
@@ -26,11 +27,16 @@ class Base:
         image: the image tensor [C, H, W], in the model's dtype.
         inputs: the model's other inputs, as given.
         views: the activations as rows, by view name.
-        outputs: the model's outputs for the image itself, by name, for one query.
+        answer: runs the query that gives the outputs for the image itself.
     """
 
     plan: Plan
     image: Array
     inputs: Mapping[str, Array]
     views: Mapping[str, Array]
-    outputs: Outputs
+    answer: "Callable[[Base], Outputs]"
+
+    @cached_property
+    def outputs(self) -> Outputs:
+        """The model's outputs for the image itself, by name, for one query; computed when first asked for."""
+        return self.answer(self)

@@ -84,14 +84,14 @@ class Session:
         tensor = image_tensor(image, self.plan)
         others = other_inputs(inputs or {}, self.plan.other_inputs)
         feed = {self.plan.image.name: tensor[None], **others}
-        views = dict(zip(self._base.outputs, self._base.run(feed), strict=True))
-        base = Base(self.plan, tensor, others, views, {})
+        results = zip(self.plan.views, self._base.run(feed), strict=True)
+        views = {view.name: result.reshape(-1, view.channels) for view, result in results}
+        return Base(self.plan, tensor, others, views, self._base_outputs)
+
+    def _base_outputs(self, base: Base) -> Outputs:
+        """The model's outputs for the image itself: a patch that shows what is there already changes nothing."""
         height, width = self.plan.patch
-        # A patch that shows what is there already changes nothing: its outputs are those of the image.
-        origin = np.zeros((1, 2), np.int64)
-        content = tensor[None, :, :height, :width]
-        base.outputs.update(self._collect(base, origin, content))
-        return base
+        return self._collect(base, np.zeros((1, 2), np.int64), base.image[None, :, :height, :width])
 
     # -------------------------------------------------------------------------------------------- queries
 

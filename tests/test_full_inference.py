@@ -79,7 +79,8 @@ def feed(plan: Plan, folder: Path, image: Array, origin: tuple[int, int], conten
     """The inputs of the incremental graph for one query, with whole views and the largest windows."""
     base = ort.InferenceSession(str(folder / "base.onnx"), providers=["CPUExecutionProvider"])
     names = [o.name for o in base.get_outputs()]
-    views = dict(zip(names, base.run(None, {"image": image[None]}), strict=True))
+    kept = dict(zip(names, base.run(None, {"image": image[None]}), strict=True))
+    views = {view.name: kept[view.name].reshape(-1, view.channels) for view in plan.views}
     largest = [np.max(list(c.sizes), axis=0) for c in (plan.row_classes, plan.col_classes)]
     return {
         "origins": np.array([origin], np.int64),
