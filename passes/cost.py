@@ -14,7 +14,7 @@ from functools import cached_property
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from krypton_onnx.passes.flops import flops
+from krypton_onnx.passes.flops import flops, scales_channels
 from krypton_onnx.passes.footprint import static_bytes
 from krypton_onnx.passes.network import Network, static_shape
 from krypton_onnx.passes.regions import Regions, Windowed
@@ -163,6 +163,8 @@ class Costs:
 
     def _is_fused(self, node: gs.Node) -> bool:
         result = node.outputs[0].name
+        if scales_channels(node):
+            return False
         if node.op == "Conv" or any(reading.node is node for reading in self._by_result.get(result, ())):
             return node.op == "Conv"
         if result in self.on_rows:
@@ -266,7 +268,9 @@ def _moved(node: gs.Node, regions: Regions) -> int:
 
 
 def _is_fused(node: gs.Node) -> bool:
-    return node.op == "Conv" or (node.op in _FUSED and _follows_conv(node))
+    if node.op == "Conv":
+        return not scales_channels(node)
+    return node.op in _FUSED and _follows_conv(node)
 
 
 def _follows_conv(node: gs.Node) -> bool:

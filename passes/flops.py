@@ -1,4 +1,7 @@
-"""Floating-point operations of a node: two per multiply-add of convolutions and matrix products, else none."""
+"""Floating-point operations of a node: two per multiply-add of convolutions and matrix products, else none.
+
+None, either, for a convolution that only scales channels: that is a normalization in other clothes.
+"""
 
 import math
 
@@ -24,7 +27,7 @@ def flops(node: gs.Node) -> int:
     """Operations of one inference of this node, at its full output size."""
     if node.op == "Einsum":
         return _einsum(node)
-    if node.op not in _FACTORS:
+    if node.op not in _FACTORS or scales_channels(node):
         return 0
     first, second = (static_shape(node.inputs[position]) for position in _FACTORS[node.op])
     result = static_shape(node.outputs[0])
@@ -38,6 +41,12 @@ def flops(node: gs.Node) -> int:
         case _:
             inner = first[0] if node.attrs.get("transA", 0) else first[-1]
             return 2 * math.prod(result) * inner
+
+
+def scales_channels(node: gs.Node) -> bool:
+    """Whether a convolution multiplies each channel by a number, and looks at nothing else."""
+    weight = static_shape(node.inputs[1]) if node.op == "Conv" else None
+    return weight is not None and weight[1:] == (1, 1, 1) and node.attrs.get("group", 1) == weight[0] > 1
 
 
 def _einsum(node: gs.Node) -> int:

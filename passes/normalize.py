@@ -2,10 +2,14 @@
 
 import numpy as np
 import onnx_graphsurgeon as gs
+from numpy.typing import NDArray
 
 from krypton_onnx.errors import KryptonError
 from krypton_onnx.passes import network
 from krypton_onnx.passes.network import Array, Network, bypass, cleaned, describe, static_shape, values
+
+_BLOCK = 16
+"""Channels that a runtime computes side by side, at the most."""
 
 
 def remove_inference_noops(net: Network) -> Network:
@@ -138,14 +142,48 @@ def fold_batch_norm(net: Network) -> Network:
     return cleaned(net)
 
 
+def state_norms_as_convolutions(net: Network) -> Network:
+    """Turn a BatchNormalization that no convolution can take in into one itself, of one cell and one channel.
+
+    Behind a Concat, or before an activation. Runtimes compute it in the blocks of channels of its neighbours, and the
+    activation with it; only for whole blocks, and float32.
+
+    Before: ``BatchNormalization(γ, β, μ, σ²)``. After: ``Conv([C, 1, 1, 1] = γ/σ, β − μ·γ/σ, group=C)``.
+    """
+    taken = network.Names(net.graph)
+    for node in net.graph.nodes:
+        shape = static_shape(node.inputs[0]) if node.op == "BatchNormalization" else None
+        if shape is None or len(shape) != 4 or shape[1] % _BLOCK or node.inputs[0].dtype != np.float32:
+            continue
+        affine = _affine(node)
+        if affine is None:
+            continue
+        names = (taken.fresh(f"{node.outputs[0].name}/{what}") for what in ("weight", "bias"))
+        weight, bias = (array.astype(np.float32) for array in affine)
+        arrays = weight.reshape(-1, 1, 1, 1), bias
+        constants = [network.constant(name, array) for name, array in zip(names, arrays, strict=True)]
+        node.op, node.attrs = "Conv", {"group": shape[1], "kernel_shape": [1, 1]}
+        node.inputs = [node.inputs[0], *constants]
+    return cleaned(net)
+
+
 def _folded_weights(conv: gs.Node, norm: gs.Node) -> tuple[Array, Array] | None:
-    known = [values(t) for t in (conv.inputs[1], *norm.inputs[1:5])]
+    affine, weight = _affine(norm), values(conv.inputs[1])
     bias_tensor = network.input_or_none(conv, 2)
-    known_bias = np.zeros(()) if bias_tensor is None else values(bias_tensor)
-    if known_bias is None or any(k is None for k in known) or len(norm.outputs) > 1:
+    bias = np.zeros(()) if bias_tensor is None else values(bias_tensor)
+    if affine is None or weight is None or bias is None:
         return None
-    weight, gamma, beta, mean, variance, bias = (np.asarray(k, np.float64) for k in (*known, known_bias))
+    factor, shift = affine
     dtype = conv.inputs[1].dtype
+    folded = np.asarray(weight, np.float64) * factor.reshape(-1, *[1] * (weight.ndim - 1))
+    return folded.astype(dtype), (np.asarray(bias, np.float64) * factor + shift).astype(dtype)
+
+
+def _affine(norm: gs.Node) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
+    """A BatchNormalization as ``x·factor + shift``, [C] each; None where that is not known."""
+    known = [values(t) for t in norm.inputs[1:5]]
+    if any(k is None for k in known) or len(norm.outputs) > 1:
+        return None
+    gamma, beta, mean, variance = (np.asarray(k, np.float64) for k in known)
     factor = gamma / np.sqrt(variance + norm.attrs.get("epsilon", 1e-5))
-    folded = weight * factor.reshape(-1, *[1] * (weight.ndim - 1))
-    return folded.astype(dtype), ((bias - mean) * factor + beta).astype(dtype)
+    return factor, beta - mean * factor

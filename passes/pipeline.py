@@ -21,7 +21,13 @@ from krypton_onnx.passes.free_batch import free_batch
 from krypton_onnx.passes.idioms import gather_repeats, keep_axes_of_products, name_regroupings
 from krypton_onnx.passes.load import MAX_CELLS, load
 from krypton_onnx.passes.network import Network, Notes, static_shape
-from krypton_onnx.passes.normalize import fold_batch_norm, fold_zero_pads, remove_inference_noops, state_every_axis
+from krypton_onnx.passes.normalize import (
+    fold_batch_norm,
+    fold_zero_pads,
+    remove_inference_noops,
+    state_every_axis,
+    state_norms_as_convolutions,
+)
 from krypton_onnx.passes.per_query import query_shape
 from krypton_onnx.passes.planner import Layout, plan_layout
 from krypton_onnx.passes.queries_per_run import batch_for, one_query_reason
@@ -43,6 +49,7 @@ TRANSFORMS = (
     state_every_axis,
     fold_zero_pads,
     fold_batch_norm,
+    state_norms_as_convolutions,
     make_bytes_unsigned,
 )
 """The normalization, in order. After each the graph is checked and its shapes are inferred anew."""
