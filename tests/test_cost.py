@@ -9,45 +9,68 @@ from twin import average, normal, small_net
 
 from krypton_onnx.geometry import Sliding
 from krypton_onnx.passes import cost
+from krypton_onnx.passes.network import Network
 from krypton_onnx.passes.pipeline import normalized
 from krypton_onnx.passes.queries_per_run import batch_for
-from krypton_onnx.plan import Read, View
+from krypton_onnx.passes.regions import Regions
+from krypton_onnx.plan import Read
 
 node = helper.make_node
 
 
-def test_seconds_of_a_small_net(tmp_path: Path) -> None:
-    """Two convolutions on 16 × 16, the second one depthwise, an activation that is computed with it, and a product."""
+IMAGE, WIDE = 3 * 256 * 4, 4 * 256 * 4
+"""Bytes of the image and of the other maps."""
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> tuple[Network, Regions]:
+    """A convolution on 16 × 16, a depthwise one, an activation that is computed with it, a mean, and a product."""
     nodes = [
         node("Conv", ["image", "w"], ["c"], pads=[1, 1, 1, 1]),
-        node("Conv", ["c", "d"], ["e"], group=4),
+        node("Conv", ["c", "d"], ["e"], pads=[1, 1, 1, 1], group=4),
         node("Relu", ["e"], ["r"]),
         *average("r", "f"),
         node("Gemm", ["f", "m"], ["y"]),
     ]
-    weights = {"w": normal(4, 3, 3, 3), "d": normal(4, 1, 1, 1), "m": normal(4, 5)}
+    weights = {"w": normal(4, 3, 3, 3), "d": normal(4, 1, 3, 3), "m": normal(4, 5)}
     onnx.save(small_net(nodes, weights), tmp_path / "net.onnx")
-    net, regions = normalized(tmp_path / "net.onnx")
-    image, wide = 3 * 256 * 4, 4 * 256 * 4  # bytes
-    flops = 2 * (256 * 4 * 27 + 4 * 5)
-    moved = (image + wide) + 2 * wide + (wide + 16) + (16 + 16) + (16 + 20)
-    full = flops * cost._FLOP + 2 * 256 * 4 * cost._DEPTHWISE_FLOP + moved * cost._BYTE
-    found = cost.predict(net, regions, {"c": 0.5, "e": 0.25}, {}, reads=1e-6)
+    return normalized(tmp_path / "net.onnx")
+
+
+FIRST, SECOND, LAST = 2 * 256 * 4 * 27, 2 * 256 * 4 * 9, 2 * 4 * 5
+"""Floating-point operations of the convolutions and of the product."""
+
+
+def test_seconds_of_full_inference(small: tuple[Network, Regions]) -> None:
+    moved = (WIDE + 16) + (16 + 16) + (16 + 20)
+    full = (FIRST + LAST) * cost.FLOP + SECOND * cost.DEPTHWISE_FLOP + moved * cost.BYTE
+    found = cost.Costs(*small, {"c": 0.5, "e": 0.25}, {}, frozenset(), ()).predict()
     assert found.full == pytest.approx(full)
-    assert found.incremental == pytest.approx(full + 1e-6)
-    assert found.bound == pytest.approx((flops + 2048) / (256 * 4 * 27 + 2 * 4 * 5 + 512))
-    first = 256 * 4 * 54 * cost._FLOP + (image + wide) * cost._BYTE
-    quarter = 256 * 4 * 54 * 0.25 * cost._NARROW_FLOP / 8
-    windowed = cost.predict(net, regions, {}, {"c": (8.0, 8.0)}, reads=0)
-    assert windowed.incremental == pytest.approx(full - 0.75 * first + quarter)
-    assert cost.streamed_bytes(net, regions) == 4 * 5 * 4
+    assert found.incremental == pytest.approx(full)
+    assert found.bound == pytest.approx((FIRST + SECOND + LAST) / (FIRST / 2 + SECOND / 4 + LAST))
+    assert cost.streamed_bytes(*small) == 4 * 5 * 4
+    assert [(s.extents, s.windowed) for s in found.segments] == [((16, 16), False), ((1, 1), False), (None, False)]
 
 
-def test_seconds_of_reads() -> None:
-    reads = (Read(0, Sliding(3, 2, 1, 1), Sliding()), Read(None, Sliding(), Sliding()))
-    view = View("v", "t", None, 10, 12, 8, "float32", reads)
-    cells = (4 * 2 + 3) * 6 + 10 * 12
-    assert cost.read_seconds([view], [(5.0, 6.0)]) == pytest.approx(cells * (32 * cost._READ_BYTE + cost._READ_CELL))
+def test_seconds_of_a_window_and_of_its_reads(small: tuple[Network, Regions]) -> None:
+    net, regions = small
+    conv, second = net.graph.nodes[:2]
+    kernel = Sliding(3, 1, 1, 1)
+    readings = (
+        cost.Reading("image", Read(0, kernel, kernel), conv),
+        cost.Reading("c", Read(None, kernel, kernel), second),
+    )
+    full = cost.Costs(net, regions, {}, {}, frozenset(), ()).predict().full
+    found = cost.Costs(net, regions, {}, {"c": (8.0, 6.0)}, frozenset(), readings).predict()
+    windowed = FIRST * 48 / 256 * cost.FLOP * (1 + cost.NARROW / 6) + cost.NODE / cost.BATCH
+    overhead = cost.READ_NODES * cost.NODE / cost.BATCH
+    first_read = 10 * 8 * (12 * (cost.GATHER + cost.LOAD) + cost.INDEX_CELL) + overhead
+    second_read = 18 * 18 * (16 * (cost.GATHER + cost.LOAD) + cost.INDEX_CELL) + overhead
+    pool = 16 * (48 * (cost.POOL + cost.STORE) + 16 * 16 / cost.BATCH * cost.POOL)
+    expected = full - FIRST * cost.FLOP + windowed + first_read + second_read + pool
+    assert found.incremental == pytest.approx(expected)
+    assert found.segments[0].tensors == ("c",)
+    assert found.segments[0].seconds == pytest.approx(windowed + first_read + pool)
 
 
 def test_a_batch_fills_the_caches_and_uses_weights_that_it_reads_once() -> None:

@@ -28,7 +28,9 @@ def rule(node: gs.Node, axes: Axes, moving: frozenset[str]) -> Rule:
 def _sliding(node: gs.Node, axes: Axes, kernel: tuple[int, ...]) -> Rule:
     maps = sliding_axes(node, kernel)
     if all(m.span == 1 and not m.pad and not m.pad_end for m in maps) and any(m.stride > 1 for m in maps):
-        return WindowRule(*_every(node, maps), axes=axes)
+        every = _every(node, maps)
+        rows, cols = by_axis(axes, {2: every[0], 3: every[1]})
+        return WindowRule(rows, cols, axes=axes)
     rows, cols = by_axis(axes, {2: maps[0], 3: maps[1]})
     if not any(m.pad or m.pad_end for m in maps):
         return WindowRule(rows, cols, axes=axes)
