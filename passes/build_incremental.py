@@ -27,9 +27,9 @@ def build_incremental(
     Before: ``relu1 → Conv(pads=[1, 1, 1, 1]) → conv2``.
     After, if both are windowed::
 
-        relu1/view ─┐
-        pad row ────┼─ Concat ─ Gather(index) ─ Transpose ─ Conv(pads=0) ─ conv2/window [Q, C, h, w]
-        relu1/window┘                  ▲
+        pad row ────┐
+        relu1/window┼─ Concat ─ Gather(index) ─ Transpose ─ Conv(pads=0) ─ conv2/window [Q, C, h, w]
+        relu1/view ─┘                  ▲
         origins, window_sizes ─ integer nodes
 
     Args:

@@ -59,6 +59,13 @@ class Emitter:
             self._known[key] = result
         return self._known[key]
 
+    def split(self, tensor: gs.Tensor, sizes: gs.Tensor, names: Sequence[str], axis: int) -> list[gs.Variable]:
+        """Emit a Split into as many parts as there are names, and return them."""
+        parts = [gs.Variable(self.unique(name)) for name in names]
+        node = self.unique(f"{self._scope}/split")
+        self.nodes.append(gs.Node("Split", node, attrs={"axis": axis}, inputs=[tensor, sizes], outputs=parts))
+        return parts
+
     @property
     def scoped(self) -> str:
         """What nodes without a name of their own are named after."""
@@ -89,28 +96,45 @@ class Emitter:
 class IntArray:
     """An integer tensor of the graph, with numpy's operators."""
 
+    __array_ufunc__ = None  # numpy leaves operators between its arrays and these to the methods below
+
     def __init__(self, graph: "IntGraph", tensor: gs.Tensor) -> None:
         self.graph = graph
         self.tensor = tensor
 
-    def __add__(self, other: "IntArray | int") -> "IntArray":
+    def __add__(self, other: "Operand") -> "IntArray":
         return self if _is(other, 0) else self.graph.op("Add", self, other)
 
-    def __radd__(self, other: int) -> "IntArray":
+    def __radd__(self, other: "Operand") -> "IntArray":
         return self + other
 
-    def __sub__(self, other: "IntArray | int") -> "IntArray":
+    def __sub__(self, other: "Operand") -> "IntArray":
         return self if _is(other, 0) else self.graph.op("Sub", self, other)
 
-    def __rsub__(self, other: int) -> "IntArray":
+    def __rsub__(self, other: "Operand") -> "IntArray":
         return self.graph.op("Sub", other, self)
 
-    def __mul__(self, other: "IntArray | int") -> "IntArray":
+    def __mul__(self, other: "Operand") -> "IntArray":
         return self if _is(other, 1) else self.graph.op("Mul", self, other)
 
-    def __floordiv__(self, other: int) -> "IntArray":
-        # ONNX divides integers towards zero; Mod takes the divisor's sign, as Python's does.
-        return self if other == 1 else self.graph.op("Div", self - self.graph.op("Mod", self, other), other)
+    def __rmul__(self, other: "Operand") -> "IntArray":
+        return self * other
+
+    def __lt__(self, other: "Operand") -> "IntArray":
+        return self.graph.op("Less", self, other)
+
+    def __gt__(self, other: "Operand") -> "IntArray":
+        return self.graph.op("Greater", self, other)
+
+    def __ge__(self, other: "Operand") -> "IntArray":
+        return self.graph.op("GreaterOrEqual", self, other)
+
+    def __and__(self, other: "IntArray") -> "IntArray":
+        return self.graph.op("And", self, other)
+
+
+Operand = IntArray | Array | int
+"""What an operator takes beside a tensor of the graph."""
 
 
 class IntGraph:
@@ -125,40 +149,46 @@ class IntGraph:
         self.emitter = emitter
         self._dtype = dtype
 
-    def op(self, op: str, *inputs: IntArray | int) -> IntArray:
-        """Emit an operator on integer tensors and Python integers."""
-        return IntArray(self, self.emitter.op(op, *(self._tensor(i) for i in inputs)))
+    def op(self, op: str, *inputs: Operand, **attrs: Any) -> IntArray:
+        """Emit an operator on integer tensors, and on numpy's arrays and Python integers as constants."""
+        return IntArray(self, self.emitter.op(op, *(self._tensor(i) for i in inputs), **attrs))
 
     def wrap(self, tensor: gs.Tensor) -> IntArray:
         """A tensor of the graph, of this type, as an array."""
         return IntArray(self, tensor)
 
-    def minimum(self, a: IntArray | int, b: IntArray | int) -> IntArray:
+    def cast(self, tensor: gs.Tensor, name: str | None = None) -> IntArray:
+        """An integer tensor of the graph, of any type, as an array."""
+        return self.wrap(self.emitter.op("Cast", tensor, name=name, to=self._dtype))
+
+    def constant(self, values: Array, name: str) -> IntArray:
+        """A constant array under a name of its own."""
+        return self.wrap(self.emitter.constant(np.array(values, self._dtype), name))
+
+    def minimum(self, a: Operand, b: Operand) -> IntArray:
         """Elementwise minimum."""
         return self.op("Min", a, b)
 
-    def maximum(self, a: IntArray | int, b: IntArray | int) -> IntArray:
+    def maximum(self, a: Operand, b: Operand) -> IntArray:
         """Elementwise maximum."""
         return self.op("Max", a, b)
 
-    def clip(self, a: IntArray, low: int, high: IntArray | int) -> IntArray:
-        """`a`, moved into [low, high]; the bounds are scalars."""
-        return self.op("Clip", a, low, high)
-
-    def equal(self, a: IntArray, b: IntArray) -> IntArray:
-        """Elementwise equality, a boolean tensor."""
-        return self.op("Equal", a, b)
-
-    def where(self, condition: IntArray, a: IntArray | int, b: IntArray | int) -> IntArray:
+    def where(self, condition: IntArray, a: Operand, b: Operand) -> IntArray:
         """`a` where the condition holds, else `b`."""
         return self.op("Where", condition, a, b)
 
-    def take(self, table: Sequence[int], index: IntArray | int) -> IntArray | int:
-        """The entries of a constant table at these positions, which lie inside it."""
-        if not isinstance(index, IntArray):
-            return table[index]
-        entries = self.emitter.constant(np.array(table, self._dtype))
-        return IntArray(self, self.emitter.op("Gather", entries, index.tensor, axis=0))
+    def max(self, a: IntArray) -> IntArray:
+        """The largest of all, a scalar."""
+        return self.op("ReduceMax", a, keepdims=0)
+
+    def nonzero(self, condition: IntArray) -> tuple[IntArray, IntArray]:
+        """Where a matrix of truths holds, row by row: row numbers and column numbers."""
+        places = self.cast(self.emitter.op("NonZero", condition.tensor))
+        return self.take(places, 0), self.take(places, 1)
+
+    def take(self, values: Operand, index: Operand, axis: int = 0) -> IntArray:
+        """The entries at these positions along an axis, which lie inside it."""
+        return self.op("Gather", values, index, axis=axis)
 
     def arange(self, stop: IntArray | int) -> IntArray:
         """0 … stop − 1."""
@@ -167,11 +197,20 @@ class IntGraph:
     def expand_dims(self, a: IntArray, axis: int | tuple[int, ...]) -> IntArray:
         """New axes of extent 1, at these places of the result."""
         axes = self.emitter.constant(np.array(axis, np.int64).reshape(-1))
-        return IntArray(self, self.emitter.op("Unsqueeze", a.tensor, axes))
+        return self.wrap(self.emitter.op("Unsqueeze", a.tensor, axes))
 
-    def _tensor(self, value: IntArray | int) -> gs.Tensor:
+    def transpose(self, a: IntArray) -> IntArray:
+        """A matrix with its axes exchanged."""
+        return self.op("Transpose", a, perm=[1, 0])
+
+    def split(self, a: IntArray, sizes: IntArray, names: Sequence[str], axis: int) -> list[IntArray]:
+        """Parts of these sizes along an axis, as many as names."""
+        numbers = self.emitter.op("Cast", sizes.tensor, to=np.int64)
+        return [self.wrap(part) for part in self.emitter.split(a.tensor, numbers, names, axis)]
+
+    def _tensor(self, value: Operand) -> gs.Tensor:
         return value.tensor if isinstance(value, IntArray) else self.emitter.constant(np.array(value, self._dtype))
 
 
-def _is(value: IntArray | int, number: int) -> bool:
-    return not isinstance(value, IntArray) and value == number
+def _is(value: Operand, number: int) -> bool:
+    return isinstance(value, int) and value == number

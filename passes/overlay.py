@@ -4,13 +4,15 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from krypton_onnx import geometry
-from krypton_onnx.geometry import AxisMap, AxisRead, Blend, Expanding, Lookup
-from krypton_onnx.passes.emit import INDEX, Emitter, IntArray, IntGraph
+from krypton_onnx.geometry import Blend, Expanding
+from krypton_onnx.passes.emit import INDEX, Emitter, IntArray
 from krypton_onnx.passes.footprint import Bytes
+from krypton_onnx.passes.index import Index, is_padded
 from krypton_onnx.passes.network import Array, element_type
 from krypton_onnx.passes.planner import Layout, largest_windows
 from krypton_onnx.passes.rules.rule import NCHW, NHWC, Axes
 from krypton_onnx.passes.windows import Box, Maps, Source
+from krypton_onnx.plan import Read
 
 _INDEX_BYTES = 3 * np.dtype(INDEX).itemsize
 """A cell: three integer tensors of a read's full size are alive together."""
@@ -40,43 +42,26 @@ class Overlay:
         patch: tuple[int, int],
     ) -> None:
         self.emitter = emitter
-        self.xp = IntGraph(emitter)
-        self._origins, self._window_sizes = origins, window_sizes
-        columns = [self._per_query(self._element(origins, axis, along=1), f"origin/{n}") for axis, n in enumerate("yx")]
-        self._query = self._per_query(self.xp.arange(self._dimension(origins, 0)).tensor, "query")
-        with emitter.scope("region"):
-            self._begins = [geometry.begins(layout.program, axis, columns[axis], self.xp) for axis in (0, 1)]
-        self._program, self._windows = layout.program, layout.windows
+        self._origins, self._window_sizes, self._layout = origins, window_sizes, layout
+        self._index = Index(emitter, origins, patch_content, window_sizes, view_rows, layout)
+        self.xp = self._index.xp
         self._expected = largest_windows(layout, patch)
-        self._sizes = self._index(self._flat(window_sizes), "window_sizes/int32")
-        self._view_rows = self._index(view_rows, "view_rows/int32")
-        self._patch = Box(
-            (columns[0], columns[1]), (self._dimension(patch_content, 2), self._dimension(patch_content, 3)), patch
-        )
+        self._patch = patch
         every = self.leading_queries(4)
         self._content = emitter.op("Expand", patch_content, every, name="patch_content/every_query")
 
     # ------------------------------------------------------------------------------------------------ boxes
 
-    def box(self, window: int | None) -> Box:
-        """Where a window lies; None is the patch."""
-        if window is None:
-            return self._patch
-        step = self._windows[window].step
+    def box(self, window: int) -> Box:
+        """Where a window of the plan lies."""
         with self.emitter.scope(f"window{window}"):
-            sizes = [
-                self.xp.wrap(self._element(self._sizes.tensor, 2 * window + axis, name=f"window{window}/{n}"))
-                for axis, n in enumerate(("rows", "cols"))
-            ]
-            starts = [
-                geometry.window_start(self._begins[axis][step], sizes[axis], self._program[step].extents[axis], self.xp)
-                for axis in (0, 1)
-            ]
-        return Box((starts[0], starts[1]), (sizes[0], sizes[1]), self._expected[window])
+            starts, sizes = self._index.starts(window), self._index.sizes(window)
+        extents = self._layout.program[self._layout.windows[window].step].extents
+        return Box(window, starts, sizes, extents, self._expected[window])
 
     def whole(self, rows: int, cols: int) -> Box:
         """The whole map, as a box."""
-        return Box((0, 0), (rows, cols), (rows, cols), whole=True)
+        return Box(None, (0, 0), (rows, cols), (rows, cols), (rows, cols))
 
     def leading_queries(self, rank: int) -> gs.Variable:
         """The shape [Q, 1, …] of so many axes, to expand to."""
@@ -136,16 +121,17 @@ class Overlay:
             channels: of the map.
             name: of the result.
         """
-        counts = [axis.raw_count(n) for axis, n in zip(maps, target.sizes, strict=True)]
-        offsets = [axis.raw_offset(start) for axis, start in zip(maps, target.starts, strict=True)]
-        reads = [
-            AxisRead(offset, size, 0, count, 0, False)
-            for offset, size, count in zip(offsets, target.sizes, counts, strict=True)
-        ]
-        with self.emitter.scope(f"{name}/index"):
-            index = geometry.window_index(reads[0], reads[1], self._query * counts[0] * counts[1], self.xp)
-        memory = target.memory(channels * np.dtype(raw.dtype).itemsize)
         table = self.maps_as_rows(raw, axes, channels, f"{name}/raw")
+        with self.emitter.scope(f"{name}/index"):
+            shape = self.xp.cast(self.emitter.op("Shape", raw))
+            rows, cols = self.xp.take(shape, axes.rows), self.xp.take(shape, axes.cols)
+            offsets = [
+                self.xp.take(axis.raw_offset(np.arange(extent)), start)
+                for axis, extent, start in zip(maps, target.extents, target.starts, strict=True)
+            ]
+            first = self.xp.expand_dims(self.xp.arange(self._index.queries), (1, 2)) * (rows * cols)
+            index = geometry.box_index(offsets, target.sizes, cols, first, self.xp)
+        memory = target.memory(channels * np.dtype(raw.dtype).itemsize)
         cells = self._gather(table, index, f"{name}/cells", memory, target.memory(_INDEX_BYTES))
         return self.as_maps(cells, axes, name, memory)
 
@@ -153,12 +139,8 @@ class Overlay:
         """The part of a constant map [1, C, H, W], or in another order, that lies in a box."""
         channels, rows, cols = (values.shape[axis] for axis in (axes.channel, axes.rows, axes.cols))
         table = self.emitter.constant(values.transpose(axes.to_rows).reshape(rows * cols, channels), f"{name}/rows")
-        reads = [
-            AxisRead(target.starts[axis], target.sizes[axis], target.starts[axis], 0, extent, False)
-            for axis, extent in enumerate((rows, cols))
-        ]
         with self.emitter.scope(f"{name}/index"):
-            index = geometry.map_index(reads[0], reads[1], 0, 0, self.xp)
+            index = geometry.box_index(target.starts, target.sizes, cols, 0, self.xp)
         memory = target.memory(channels * values.dtype.itemsize)
         return self.as_maps(
             self._gather(table, index, f"{name}/cells", memory, target.memory(_INDEX_BYTES)), axes, name, memory
@@ -187,7 +169,8 @@ class Overlay:
 
     def rows_as_maps(self, rows: gs.Variable, window: int, axes: Axes, channels: int, name: str) -> gs.Variable:
         """Rows [cells, C] of a window as maps in the order of these axes."""
-        cells = self._element(self._window_sizes, window, name=f"window{window}/rows_cols")
+        number = self.emitter.constant(np.array(window, np.int64))
+        cells = self.emitter.op("Gather", self._window_sizes, number, name=f"window{window}/rows_cols", axis=0)
         ends = [self.emitter.constant(np.array([n], np.int64)) for n in (-1, channels)]
         shape = self.emitter.op("Concat", ends[0], cells, ends[1], name=f"window{window}/of_{channels}", axis=0)
         apart = self.emitter.op("Reshape", rows, shape, name=f"{name}/cells")
@@ -197,49 +180,29 @@ class Overlay:
 
     def _cells(self, source: Source, target: Box, maps: Maps, pad_value: float | None, name: str) -> gs.Variable:
         """[Q, read rows, read columns, C]."""
-        boxed = self.box(source.view.window)
-        padded = pad_value is not None and any(axis.looks_outside for axis in maps)
+        read = Read(target.window, *maps)
+        assert pad_value is not None or not is_padded(read), "who looks outside says what lies there"
         with self.emitter.scope(f"{name}/index"):
-            index = self._read_index(source, boxed, target, maps, padded=padded)
-        pool = self._pool(source, boxed, pad_value if padded else None)
+            index = self._index.of_read(source.number, read)
+        pool = self._pool(source, pad_value if is_padded(read) else None)
         memory = target.memory(source.cell_bytes, maps)
         return self._gather(pool, index, f"{name}/cells", memory, target.memory(_INDEX_BYTES, maps))
 
-    def _read_index(self, source: Source, boxed: Box, target: Box, maps: Maps, *, padded: bool) -> IntArray:
-        """`geometry.overlay_index` for the pool that `_pool` makes."""
-        view = source.view
-        first_row = self.xp.wrap(self._element(self._view_rows.tensor, source.number, name=f"{view.name}/first_row"))
-        held_cells = self._dimension(source.tensor, 0)
-        reads = [
-            AxisRead(
-                maps[axis].begin(target.starts[axis], self.xp),
-                maps[axis].count(target.sizes[axis], self.xp),
-                boxed.starts[axis],
-                boxed.sizes[axis],
-                (view.rows, view.cols)[axis],
-                padded and maps[axis].looks_outside,
-                _table(maps[axis]),
-            )
-            for axis in (0, 1)
-        ]
-        own_index = self._query * boxed.sizes[0] * boxed.sizes[1] + (held_cells + int(padded))
-        index: IntArray = geometry.overlay_index(reads[0], reads[1], first_row, held_cells, own_index, self.xp)
-        return index
-
-    def _pool(self, source: Source, boxed: Box, pad_value: float | None) -> gs.Variable:
-        """`Concat(view rows, pad row, window rows)`."""
+    def _pool(self, source: Source, pad_value: float | None) -> gs.Variable:
+        """`Concat(pad row, window rows, view rows)`."""
         view, rows = source.view, source.own
         if rows is None:
             rows = self.maps_as_rows(self._content, NCHW, view.channels, view.tensor)
         if source.dtype != np.dtype(view.dtype):
             rows = self.emitter.op("Cast", rows, name=f"{view.tensor}/view_type", to=element_type(view.dtype))
-        self.emitter.sizes[rows.name] = boxed.memory(source.cell_bytes)
-        parts = [source.tensor, rows]
+        parts: list[gs.Tensor] = [rows, source.tensor]
         if pad_value is not None:
-            parts.insert(1, self.emitter.constant(np.full((1, view.channels), pad_value, view.dtype), "pad_row"))
+            parts.insert(0, self.emitter.constant(np.full((1, view.channels), pad_value, view.dtype), "pad_row"))
         pool = self.emitter.op("Concat", *parts, name=f"{view.tensor}/overlay", axis=0)
+        own_rows, own_cols = self._patch if view.window is None else self._expected[view.window]
+        memory = Bytes(window=own_rows * own_cols * source.cell_bytes)
         held = Bytes(fixed=view.rows * view.cols * source.cell_bytes)
-        self.emitter.sizes[pool.name] = boxed.memory(source.cell_bytes) + held
+        self.emitter.sizes.update({rows.name: memory, pool.name: memory + held})
         return pool
 
     def _gather(self, table: gs.Tensor, index: IntArray, name: str, memory: Bytes, index_memory: Bytes) -> gs.Variable:
@@ -249,37 +212,13 @@ class Overlay:
 
     def _weights(self, target: Box, axis: int, blend: Blend, dtype: str) -> gs.Variable:
         """Weights [Q, rows of the box, rows that it reads] along one axis."""
-        wanted = target.starts[axis] + self.xp.expand_dims(self.xp.arange(target.sizes[axis]), 1)
-        read = blend.begin(target.starts[axis], self.xp) + self.xp.arange(blend.count(target.sizes[axis], self.xp))
+        start, size, extent = target.starts[axis], target.sizes[axis], target.extents[axis]
+        wanted = start + self.xp.expand_dims(self.xp.arange(size), 1)
+        count = self.xp.take(blend.count(np.arange(extent + 1)), size)
+        read = self.xp.take(blend.begin(np.arange(extent)), start) + self.xp.arange(count)
         positions = self.emitter.constant(np.array(blend.positions, dtype), f"{self.emitter.scoped}/positions")
         where = self.emitter.op("Gather", positions, wanted.tensor, axis=0)
         rows = self.emitter.op("Cast", read.tensor, to=np.dtype(dtype).type)
         distance = self.emitter.op("Abs", self.emitter.op("Sub", where, rows))
         one = self.emitter.constant(np.ones((), dtype))
         return self.emitter.op("Relu", self.emitter.op("Sub", one, distance))
-
-    # ---------------------------------------------------------------------------------------- small change
-
-    def _per_query(self, tensor: gs.Variable, name: str) -> IntArray:
-        """[Q] as int32 [Q, 1, 1], to be broadcast over rows and columns."""
-        axes = self.emitter.constant(np.array([1, 2], np.int64))
-        return self._index(self.emitter.op("Unsqueeze", tensor, axes), name)
-
-    def _index(self, tensor: gs.Variable, name: str) -> IntArray:
-        return self.xp.wrap(self.emitter.op("Cast", tensor, name=name, to=INDEX))
-
-    def _element(self, tensor: gs.Variable, position: int, along: int = 0, name: str | None = None) -> gs.Variable:
-        return self.emitter.op(
-            "Gather", tensor, self.emitter.constant(np.array(position, np.int64)), name=name, axis=along
-        )
-
-    def _dimension(self, tensor: gs.Variable, axis: int) -> IntArray:
-        shape = self.emitter.op("Shape", tensor, name=f"{tensor.name}/shape")
-        return self._index(self._element(shape, axis), f"{tensor.name}/extent{axis}")
-
-    def _flat(self, tensor: gs.Variable) -> gs.Variable:
-        return self.emitter.op("Reshape", tensor, self.emitter.constant(np.array([-1], np.int64)))
-
-
-def _table(axis: AxisMap) -> tuple[int, ...] | None:
-    return axis.source if isinstance(axis, Lookup) else None

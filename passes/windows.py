@@ -19,25 +19,27 @@ POINT: Maps = (Sliding(), Sliding())
 
 @dataclass(frozen=True, slots=True)
 class Box:
-    """A window of each query.
+    """A window of each query, or the whole map.
 
     Attributes:
+        window: its number in the plan; None if it is the whole map, whatever the patch.
         starts: [Q, 1, 1], per axis; 0 where every query starts there.
         sizes: scalars, per axis.
+        extents: of the tensor in which it lies, per axis.
         expected: its largest size for the patch that the plan is made for, to count memory with.
-        whole: whether it is the whole map, whatever the patch.
     """
 
+    window: int | None
     starts: tuple[IntArray | int, IntArray | int]
     sizes: tuple[IntArray | int, IntArray | int]
+    extents: tuple[int, int]
     expected: tuple[int, int]
-    whole: bool = False
 
     def memory(self, cell_bytes: int, maps: Maps = POINT) -> Bytes:
         """What a tensor over the cells that one query's box reads takes, at so many bytes a cell."""
         rows, cols = (axis.count(n) for n, axis in zip(self.expected, maps, strict=True))
         total = int(rows * cols) * cell_bytes
-        return Bytes(dense=total) if self.whole else Bytes(window=total)
+        return Bytes(dense=total) if self.window is None else Bytes(window=total)
 
 
 @dataclass(frozen=True, slots=True)

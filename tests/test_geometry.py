@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,7 +10,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from krypton_onnx import geometry
-from krypton_onnx.geometry import AxisMap, AxisRead, Blend, Expanding, Lookup, Sliding, Step, Transfer, unchanged
+from krypton_onnx.geometry import (
+    NOWHERE,
+    AxisMap,
+    Blend,
+    Expanding,
+    Lines,
+    Lookup,
+    Sliding,
+    Step,
+    Transfer,
+    unchanged,
+)
 
 
 def read_by(row: int, axis: AxisMap) -> set[int]:
@@ -236,41 +248,119 @@ def test_cells_inside_counts_real_cells():
 
 @given(st.data())
 @settings(max_examples=300, deadline=None)
-def test_overlay_index_reads_what_lies_on_top(data):
-    """Every cell: the query's own window first, then the padding outside the tensor, then the view's band."""
-    extents = data.draw(st.tuples(st.integers(1, 9), st.integers(1, 9)))
-    own = tuple(data.draw(st.integers(1, e)) for e in extents)
-    queries = data.draw(st.integers(1, 3))
-    window = data.draw(slidings)
-    axes, wanted, wanted_starts, counts = [], [], [], []
-    for extent, n in zip(extents, own, strict=True):
-        out = window.extent(extent)
-        if out < 1:
-            return
-        count = data.draw(st.integers(1, out))
-        starts = np.array([data.draw(st.integers(0, out - count)) for _ in range(queries)])
-        own_start = np.array([data.draw(st.integers(0, extent - n)) for _ in range(queries)])
-        begin, rows = window.begin(starts), window.count(count)
-        axes.append(AxisRead(begin[:, None, None], rows, own_start[:, None, None], n, extent, padded=True))
-        wanted.append(begin[:, None] + np.arange(rows))
-        wanted_starts.append(starts)
-        counts.append(count)
-    first, stop = geometry.band(window, wanted_starts[0], counts[0], extents[0])
-    pad = (stop - first) * extents[1]
-    index = geometry.overlay_index(
-        axes[0], axes[1], first, pad, pad + 1 + np.arange(queries)[:, None, None] * own[0] * own[1]
+def test_tables_hold_what_every_window_wants(data):
+    size = data.draw(st.integers(1, 16))
+    axis, extent = data.draw(axes(size))
+    if extent < 1:
+        return
+    tables = geometry.wanted_tables(axis, extent)
+    for count in range(1, extent + 1):
+        for start in range(extent - count + 1):
+            begin, length = tables.begins[start], tables.counts[count]
+            rows = tables.rows[begin : begin + length].tolist()
+            assert len(rows) == length
+            assert {i for o in range(start, start + count) for i in read_by(o, axis) if 0 <= i < size} <= set(rows)
+            if isinstance(axis, Lookup):
+                assert rows == list(axis.source[start : start + count])
+            else:
+                assert rows == list(range(axis.begin(start), axis.begin(start) + axis.count(count)))
+
+
+@st.composite
+def axis_reads(draw, queries):
+    """One axis of a read: its map, what each query wants of it, the own windows, and the band to hold."""
+    extent = draw(st.integers(1, 9))
+    axis, out = draw(axes(extent).filter(lambda drawn: drawn[1] >= 1))
+    count, own = draw(st.integers(1, out)), draw(st.integers(1, extent))
+    starts = np.array([draw(st.integers(0, out - count)) for _ in range(queries)])
+    own_starts = np.array([draw(st.integers(0, extent - own)) for _ in range(queries)])
+    tables = geometry.wanted_tables(axis, out)
+    wanted = [tables.rows[begin : begin + tables.counts[count]] for begin in tables.begins[starts]]
+    band = geometry.band(axis, starts, count, extent)
+    return extent, own, own_starts, np.array(wanted), tables.rows, tables.begins[starts], band
+
+
+def lines_of(reads, strides, firsts, own_strides, own_firsts):
+    """The same axis of several reads, through tables that stand behind each other."""
+    extents, own_sizes, own_starts, wanted, rows, begins, _ = zip(*reads, strict=True)
+    shifts = np.cumsum([0, *(len(table) for table in rows)])[:-1, None]
+    return Lines(
+        counts=np.array([w.shape[1] for w in wanted]),
+        begins=np.array(begins) + shifts,
+        steps=1,
+        sources=np.concatenate(rows),
+        extents=np.array(extents),
+        strides=strides,
+        firsts=firsts,
+        own_sizes=np.array(own_sizes),
+        own_starts=np.array(own_starts),
+        own_strides=own_strides,
+        own_firsts=own_firsts,
     )
-    for q, i, j in np.ndindex(*index.shape):
-        y, x = wanted[0][q, i], wanted[1][q, j]
-        dy, dx = y - axes[0].own_start[q, 0, 0], x - axes[1].own_start[q, 0, 0]
-        if 0 <= dy < own[0] and 0 <= dx < own[1]:
-            expected = pad + 1 + (q * own[0] + dy) * own[1] + dx
-        elif 0 <= y < extents[0] and 0 <= x < extents[1]:
-            expected = (y - first) * extents[1] + x
-            assert first <= y < stop
-        else:
-            expected = pad
-        assert index[q, i, j] == expected
+
+
+def parts(lines):
+    """The terms of each read."""
+    return zip(*(np.split(t, np.cumsum(lines.counts)[:-1], axis=1) for t in geometry.line_terms(lines)), strict=True)
+
+
+@given(st.data())
+@settings(max_examples=300, deadline=None)
+def test_overlay_index_reads_what_lies_on_top(data):
+    """Every cell of every read: the query's own window first, then the padding outside the tensor, then the band."""
+    queries, count = data.draw(st.integers(1, 3)), data.draw(st.integers(1, 3))
+    down = [data.draw(axis_reads(queries)) for _ in range(count)]
+    across = [data.draw(axis_reads(queries)) for _ in range(count)]
+    width, own_width = np.array([a[0] for a in across]), np.array([a[1] for a in across])
+    own_cells = np.array([d[1] for d in down]) * own_width
+    first_rows = np.array([d[-1][0] for d in down])
+    rows = lines_of(
+        down,
+        width,
+        1 + queries * own_cells - first_rows * width,
+        own_width,
+        1 + own_cells[:, None] * np.arange(queries),
+    )
+    cols = lines_of(across, 1, 0, 1, 0)
+    for d, a, row_terms, col_terms in zip(down, across, parts(rows), parts(cols), strict=True):
+        index = geometry.overlay_index(
+            tuple(t[:, :, None] for t in row_terms), tuple(t[:, None, :] for t in col_terms), padded=True
+        )
+        (height, own_height, own_y, wanted_y, _, _, (first, stop)), (width_, own_w, own_x, wanted_x, *_) = d, a
+        assert index.shape == (queries, wanted_y.shape[1], wanted_x.shape[1])
+        for q, i, j in np.ndindex(*index.shape):
+            y, x = wanted_y[q, i], wanted_x[q, j]
+            dy, dx = y - own_y[q], x - own_x[q]
+            if 0 <= dy < own_height and 0 <= dx < own_w:
+                expected = 1 + (q * own_height + dy) * own_w + dx
+            elif 0 <= y < height and 0 <= x < width_:
+                expected = 1 + queries * own_height * own_w + (y - first) * width_ + x
+                assert first <= y < stop
+            else:
+                expected = 0
+            assert index[q, i, j] == expected
+
+
+def test_rows_at_even_steps_need_no_table() -> None:
+    rows = Lookup((1, 3, 5, 7), 9), Lookup((4, 3, 2), 9), Sliding(3, 1, 1, 1), Lookup((0, 0, 1), 9), Lookup((6,), 9)
+    assert geometry.wanted_tables(rows[2], 9).step == 1
+    looked_up = [geometry.wanted_tables(axis, len(axis.source)) for axis in rows if isinstance(axis, Lookup)]
+    assert [tables.step for tables in looked_up] == [2, -1, None, 1]
+    begins, counts, steps = np.array([[-1, 3], [7, 1]]), np.array([3, 2]), np.array([2, -3])
+    stepped = Lines(counts, begins, steps, None, np.array([6, 8]), 1, 0, np.array([2, 1]), abs(begins), 1, 0)
+    table = np.array([-1, 1, 3, 5, 7, 7, 4, 1, -2])
+    tabled = replace(stepped, begins=np.array([[0, 2], [5, 7]]), steps=1, sources=table)
+    for found, expected in zip(geometry.line_terms(stepped), geometry.line_terms(tabled), strict=True):
+        np.testing.assert_array_equal(found, expected)
+    view, _ = geometry.line_terms(stepped)
+    assert view.tolist() == [[-NOWHERE, 1, 3, 7, 4], [3, 5, -NOWHERE, 1, -NOWHERE]]
+
+
+def test_a_box_in_maps_that_hold_it() -> None:
+    starts = np.array([(0, 1), (2, 0)]).T.reshape(2, 2, 1, 1)
+    maps = np.arange(2 * 4 * 5).reshape(2, 4, 5)
+    found = geometry.box_index(starts, (2, 3), 5, 20 * np.arange(2)[:, None, None])
+    np.testing.assert_array_equal(found, [maps[0, 0:2, 1:4], maps[1, 2:4, 0:3]])
 
 
 def test_patch_pixels_of_every_copy_of_an_image() -> None:

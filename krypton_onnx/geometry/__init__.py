@@ -8,10 +8,11 @@ Step 0 is always the patch itself.
 `axes` says what one axis of an operator reads, `programs` carries regions and sizes windows, `overlay` finds the cells
 that a read wants, `extents` knows the rules of ONNX for padding and resampling, `grid` lays out origins.
 
-The same functions have two interpreters, chosen by the argument ``xp``: ``numpy``, for the planner and the
-driver, and the emitter of `krypton_onnx.passes.emit`, which records the arithmetic as ONNX integer nodes. They
-need no more of ``xp`` than ``minimum, maximum, clip, where, equal, take, arange, expand_dims`` and the operators
-``+ - * //`` (floor division).
+What depends on one integer alone is tabulated by the compiler. What is left for the graph, in `overlay` and in
+`window_start`, has two interpreters, chosen by the argument ``xp``: ``numpy``, for the driver and the tests, and the
+emitter of `krypton_onnx.passes.emit`, which records the arithmetic as ONNX integer nodes. They need no more of ``xp``
+than ``minimum, maximum, where, take, arange, expand_dims, transpose, nonzero, max`` and the operators
+``+ - * < > >= &``.
 """
 
 from krypton_onnx.geometry.axes import (
@@ -38,7 +39,16 @@ from krypton_onnx.geometry.extents import (
     same_padding,
 )
 from krypton_onnx.geometry.grid import grid_axis
-from krypton_onnx.geometry.overlay import AxisRead, band, map_index, overlay_index, patch_pixels, window_index
+from krypton_onnx.geometry.overlay import (
+    Lines,
+    WantedTables,
+    band,
+    box_index,
+    line_terms,
+    overlay_index,
+    patch_pixels,
+    wanted_tables,
+)
 from krypton_onnx.geometry.programs import (
     Interval,
     Program,
@@ -54,25 +64,27 @@ from krypton_onnx.geometry.programs import (
 __all__ = [
     "NOWHERE",
     "AxisMap",
-    "AxisRead",
     "AxisTransfer",
     "Blend",
     "Expanding",
     "Interval",
     "Ints",
+    "Lines",
     "Lookup",
     "Program",
     "Sliding",
     "Step",
     "TableTransfer",
     "Transfer",
+    "WantedTables",
     "band",
     "begins",
+    "box_index",
     "ceil_mode_padding",
     "cells_inside",
     "grid_axis",
     "halves",
-    "map_index",
+    "line_terms",
     "nearest_rows",
     "overlay_index",
     "padded_rows",
@@ -84,7 +96,7 @@ __all__ = [
     "resized_extents",
     "same_padding",
     "unchanged",
-    "window_index",
+    "wanted_tables",
     "window_sizes",
     "window_start",
 ]

@@ -34,11 +34,11 @@ class Transfer(msgspec.Struct, frozen=True, tag="affine"):
     div: int
     extent: int
 
-    def first(self, first: Ints, xp: Any = np) -> Ints:
+    def first(self, first: Ints) -> Ints:
         """The output's first row, for the input's; not clipped."""
         return (first * self.mul + self.low) // self.div
 
-    def last(self, last: Ints, xp: Any = np) -> Ints:
+    def last(self, last: Ints) -> Ints:
         """The output's last row, for the input's; not clipped."""
         return (last * self.mul + self.high) // self.div
 
@@ -56,13 +56,13 @@ class TableTransfer(msgspec.Struct, frozen=True, tag="table"):
     highs: tuple[int, ...]
     extent: int
 
-    def first(self, first: Ints, xp: Any = np) -> Ints:
+    def first(self, first: Ints) -> Ints:
         """The output's first row, for the input's."""
-        return xp.take(self.lows, xp.clip(first, 0, len(self.lows) - 1))
+        return np.take(self.lows, np.clip(first, 0, len(self.lows) - 1))
 
-    def last(self, last: Ints, xp: Any = np) -> Ints:
+    def last(self, last: Ints) -> Ints:
         """The output's last row, for the input's."""
-        return xp.take(self.highs, xp.clip(last, 0, len(self.highs) - 1))
+        return np.take(self.highs, np.clip(last, 0, len(self.highs) - 1))
 
 
 AxisTransfer = Transfer | TableTransfer
@@ -122,11 +122,11 @@ class Sliding(msgspec.Struct, frozen=True, tag="sliding"):
         """To an output of `extent` rows: ``[⌈(first + pad − span + 1)/stride⌉, ⌊(last + pad)/stride⌋]``."""
         return Transfer(1, self.pad - self.span + self.stride, self.pad, self.stride, extent)
 
-    def begin(self, start: Ints, xp: Any = np) -> Ints:
+    def begin(self, start: Ints) -> Ints:
         """First input row that output rows from `start` on read; negative in the begin padding."""
         return start * self.stride - self.pad
 
-    def count(self, size: Ints, xp: Any = np) -> Ints:
+    def count(self, size: Ints) -> Ints:
         """Input rows that `size` neighbouring output rows read."""
         return (size - 1) * self.stride + self.span
 
@@ -154,11 +154,11 @@ class Expanding(msgspec.Struct, frozen=True, tag="expanding"):
         """To an output of `extent` rows."""
         return Transfer(self.stride, -self.pad, self.span - 1 - self.pad, 1, extent)
 
-    def begin(self, start: Ints, xp: Any = np) -> Ints:
+    def begin(self, start: Ints) -> Ints:
         """First input row that reaches output row `start`."""
         return (start + (self.pad - self.span + self.stride)) // self.stride
 
-    def count(self, size: Ints, xp: Any = np) -> Ints:
+    def count(self, size: Ints) -> Ints:
         """The most input rows that reach `size` neighbouring output rows."""
         return (size + (self.span - 2)) // self.stride + 1
 
@@ -193,11 +193,11 @@ class Lookup(msgspec.Struct, frozen=True, tag="lookup"):
         """To its own output; `extent` is the number of its rows."""
         return _table_transfer(self.size, extent, np.array(self.source))
 
-    def begin(self, start: Ints, xp: Any = np) -> Ints:
+    def begin(self, start: Ints) -> Ints:
         """First entry of `source` that is wanted: `start`."""
         return start
 
-    def count(self, size: Ints, xp: Any = np) -> Ints:
+    def count(self, size: Ints) -> Ints:
         """Entries of `source` that are wanted: `size`."""
         return size
 
@@ -221,13 +221,13 @@ class Blend(msgspec.Struct, frozen=True, tag="blend"):
         """To its own output; `extent` is the number of its rows."""
         return _table_transfer(self.size, extent, *_neighbours(self.positions))
 
-    def begin(self, start: Ints, xp: Any = np) -> Ints:
+    def begin(self, start: Ints) -> Ints:
         """First input row that output rows from `start` on read."""
-        return xp.take(tuple(_neighbours(self.positions)[0].tolist()), start)
+        return np.take(tuple(_neighbours(self.positions)[0].tolist()), start)
 
-    def count(self, size: Ints, xp: Any = np) -> Ints:
+    def count(self, size: Ints) -> Ints:
         """The most input rows that `size` neighbouring output rows read."""
-        return xp.take(_blend_counts(self.positions), size)
+        return np.take(_blend_counts(self.positions), size)
 
 
 AxisMap = Sliding | Expanding | Lookup | Blend

@@ -1,5 +1,6 @@
 """Reading through the overlay: where each cell that a reader wants lies."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,72 +11,134 @@ from krypton_onnx.geometry.axes import NOWHERE, AxisMap, Ints, Lookup
 
 
 @dataclass(frozen=True, slots=True)
-class AxisRead:
-    """One axis of a read: which input rows are wanted, and where the query's own window lies.
-
-    Vectors over the queries have the shape [Q, 1, 1], so that they broadcast with rows and columns as they are.
+class WantedTables:
+    """What windows want along one axis of what they read, tabulated.
 
     Attributes:
-        begin: [Q, 1, 1], the first row wanted; of `source`, if there is one.
-        count: how many; a scalar, equal for all queries.
-        own_start: [Q, 1, 1], first row of the query's own window of the tensor that is read.
-        own_size: its rows; a scalar.
-        extent: rows of that tensor.
-        padded: whether a wanted row can lie outside the tensor.
-        source: where the rows wanted are no neighbours, the table in which they stand; −1 for a row outside.
+        rows: int64, all rows that any window wants, in order; −1 for one outside the tensor that a `Lookup` names.
+        begins: int64, per start of a window, where in `rows` stands the first that it wants.
+        counts: int64, per size of a window, how many it wants from there on.
     """
 
-    begin: Ints
-    count: Ints
-    own_start: Ints
-    own_size: Ints
-    extent: int
-    padded: bool
-    source: tuple[int, ...] | None = None
+    rows: NDArray[np.int64]
+    begins: NDArray[np.int64]
+    counts: NDArray[np.int64]
+
+    @property
+    def step(self) -> int | None:
+        """From each of the rows to the next, if it is always the same."""
+        steps = set(np.diff(self.rows).tolist())
+        return None if len(steps) > 1 else steps.pop() if steps else 1
 
 
-def overlay_index(
-    rows: AxisRead, cols: AxisRead, first_row: Ints, pad_index: Ints, own_index: Ints, xp: Any = np
-) -> Ints:
-    """Where each wanted cell lies in `Concat(view rows, pad row, window rows)`: the one primitive.
+def wanted_tables(axis: AxisMap, extent: int) -> WantedTables:
+    """Tabulate an axis for the windows of a tensor of `extent` rows."""
+    begins, counts = axis.begin(np.arange(extent)), axis.count(np.arange(extent + 1))
+    if isinstance(axis, Lookup):
+        return WantedTables(np.array(axis.source), begins, counts)
+    # A window of n rows starts at row extent − n at the latest.
+    stop = (begins[::-1] + counts[1:]).max()
+    return WantedTables(np.arange(begins[0], stop), begins - begins[0], counts)
+
+
+@dataclass(frozen=True, slots=True)
+class Lines:
+    """One axis of many reads: which rows (or columns) each of them wants, and where those lie.
+
+    Integers, for R reads and Q queries. In a pool, row r of a map begins at ``r · stride + first``: rows of the view
+    with one stride and first cell, those of the query's own window with another. For columns, which are neighbours in
+    the pool, they are 1 and 0.
+
+    Attributes:
+        counts: [R], how many rows a read wants.
+        begins: [R, Q], the first of them; with `sources` its place there.
+        steps: [R], from one of them to the next; or one number.
+        sources: a table of rows, −1 for one outside the tensor; None if steps lead from each to the next.
+        extents: [R], rows of the tensor that is read.
+        strides, firsts: [R], of the view; or one number.
+        own_sizes: [R], rows of the query's own window.
+        own_starts: [R, Q], the first of them.
+        own_strides, own_firsts: [R] and [R, Q], of the own window; or one number.
+    """
+
+    counts: Ints
+    begins: Ints
+    steps: Ints
+    sources: Ints | None
+    extents: Ints
+    strides: Ints
+    firsts: Ints
+    own_sizes: Ints
+    own_starts: Ints
+    own_strides: Ints
+    own_firsts: Ints
+
+
+def line_terms(lines: Lines, xp: Any = np) -> tuple[Ints, Ints]:
+    """What each wanted row contributes to the places of its cells in the pool; see `overlay_index`.
+
+    The rows that all reads want stand behind each other, so that the same few operations serve them all.
+
+    Returns:
+        (view, own): integers [Q, sum of counts], −NOWHERE for a row outside the tensor, NOWHERE for one outside the
+        query's own window.
+    """
+    read, place = xp.nonzero(xp.expand_dims(lines.counts, 1) > xp.arange(xp.max(lines.counts)))
+
+    def spread(values: Ints) -> Ints:
+        """[R] to [total]."""
+        return values if isinstance(values, int) else xp.take(values, read, axis=0)
+
+    def spread_queries(values: Ints) -> Ints:
+        """[R, Q] to [Q, total]."""
+        return values if isinstance(values, int) else xp.transpose(spread(values))
+
+    wanted = spread_queries(lines.begins) + place * spread(lines.steps)
+    row = wanted if lines.sources is None else xp.take(lines.sources, wanted, axis=0)
+    view = row * spread(lines.strides) + spread(lines.firsts)
+    own_row = row - spread_queries(lines.own_starts)
+    own = own_row * spread(lines.own_strides) + spread_queries(lines.own_firsts)
+    return (
+        xp.where(_inside(row, spread(lines.extents)), view, -NOWHERE),
+        xp.where(_inside(own_row, spread(lines.own_sizes)), own, NOWHERE),
+    )
+
+
+def overlay_index(rows: tuple[Ints, Ints], cols: tuple[Ints, Ints], *, padded: bool, xp: Any = np) -> Ints:
+    """Where each wanted cell lies in `Concat(pad row, window rows, view rows)`: the one primitive.
 
     A cell inside the query's own window is taken from there, a cell outside the tensor from the pad row, and any
-    other from the view. Row terms and column terms are formed apart and added, so that only four operations see
-    every cell: ``max(own_row + own_col, min(view_row + view_col, pad))``.
+    other from the view. Rows and columns contribute apart, so that only these four operations see every cell.
 
     Args:
-        rows, cols: what is wanted along each axis.
-        first_row: the row of the tensor with which the view's band begins.
-        pad_index: index of the pad row, the number of view rows.
-        own_index: [Q, 1, 1], index of the first cell of each query's window.
+        rows: what `line_terms` gives for the rows of one read, [Q, rows, 1] each.
+        cols: the same for its columns, [Q, 1, columns].
+        padded: whether a wanted cell can lie outside the tensor; if not, there is no pad row.
         xp: numpy or the graph's emitter.
 
     Returns:
-        Integers [Q, rows.count, cols.count].
+        Integers [Q, rows, columns].
     """
-    own_y = _wanted_rows(rows, xp) - rows.own_start
-    own_x = _wanted_cols(cols, xp) - cols.own_start
-    own_rows = xp.where(_inside(own_y, rows.own_size, xp), own_y * cols.own_size + own_index, -NOWHERE)
-    own_cols = xp.where(_inside(own_x, cols.own_size, xp), own_x, -NOWHERE)
-    return xp.maximum(own_rows + own_cols, map_index(rows, cols, first_row, pad_index, xp))
+    (view_rows, own_rows), (view_cols, own_cols) = rows, cols
+    index = xp.minimum(own_rows + own_cols, view_rows + view_cols)
+    return xp.maximum(index, 0) if padded else index
 
 
-def map_index(rows: AxisRead, cols: AxisRead, first_row: Ints, pad_index: Ints, xp: Any = np) -> Ints:
-    """`overlay_index` without a window: where each wanted cell lies in `Concat(map rows, pad row)`."""
-    y, x = _wanted_rows(rows, xp), _wanted_cols(cols, xp)
-    view_y = (y - first_row) * cols.extent
-    if rows.padded:
-        view_y = xp.where(_inside(y, rows.extent, xp), view_y, NOWHERE)
-    if cols.padded:
-        x = xp.where(_inside(x, cols.extent, xp), x, NOWHERE)
-    cell = view_y + x
-    return xp.minimum(cell, pad_index) if rows.padded or cols.padded else cell
+def box_index(starts: Sequence[Ints], sizes: Sequence[Ints], cols: Ints, first: Ints, xp: Any = np) -> Ints:
+    """Where the cells of a box lie among the rows of maps that hold all of them.
 
+    Args:
+        starts: first row and column of the box, [Q, 1, 1] each.
+        sizes: its rows and columns, scalars.
+        cols: of the maps.
+        first: where the query's map begins, [Q, 1, 1], or 0 if there is one map for all queries.
+        xp: numpy or the graph's emitter.
 
-def window_index(rows: AxisRead, cols: AxisRead, own_index: Ints, xp: Any = np) -> Ints:
-    """Where each wanted cell lies in the rows of the queries' own windows, which hold all of them."""
-    own_y = _wanted_rows(rows, xp) - rows.own_start
-    return own_y * cols.own_size + own_index + (_wanted_cols(cols, xp) - cols.own_start)
+    Returns:
+        Integers [Q, rows, columns].
+    """
+    rows = starts[0] + xp.expand_dims(xp.arange(sizes[0]), 1)
+    return rows * cols + first + (starts[1] + xp.arange(sizes[1]))
 
 
 def patch_pixels(
@@ -100,22 +163,8 @@ def patch_pixels(
     return row * width + x + xp.arange(patch[1])
 
 
-def _wanted_rows(read: AxisRead, xp: Any) -> Ints:
-    """[Q, count, 1]."""
-    return _looked_up(read, read.begin + xp.expand_dims(xp.arange(read.count), 1), xp)
-
-
-def _wanted_cols(read: AxisRead, xp: Any) -> Ints:
-    """[Q, 1, count]."""
-    return _looked_up(read, read.begin + xp.arange(read.count), xp)
-
-
-def _looked_up(read: AxisRead, wanted: Ints, xp: Any) -> Ints:
-    return wanted if read.source is None else xp.take(read.source, wanted)
-
-
-def _inside(position: Ints, size: Ints, xp: Any) -> Ints:
-    return xp.equal(position, xp.clip(position, 0, size - 1))
+def _inside(position: Ints, size: Ints) -> Ints:
+    return (position >= 0) & (position < size)
 
 
 def band(axis: AxisMap, starts: NDArray[np.int64], size: int, extent: int) -> tuple[int, int]:

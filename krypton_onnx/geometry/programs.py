@@ -79,29 +79,31 @@ def _clip(first: NDArray[np.int64], last: NDArray[np.int64], extent: int) -> Int
     return np.where(low > high, NOWHERE, low), np.where(low > high, -NOWHERE, high)
 
 
-def begins(program: Program, axis: int, origins: Ints, xp: Any = np) -> list[Ints]:
-    """A lower bound of every region's first row, as plain integer arithmetic on the origins.
+def begins(program: Program, axis: int, origins: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+    """A lower bound of every region's first row: where windows begin.
 
-    Neither clipped nor aware of empty regions, so that a graph can compute it in two or three nodes a step.
+    Neither clipped nor aware of empty regions, so that it depends on the origin alone, and not on the patch.
 
     Args:
         program: the region program.
         axis: 0 for rows, 1 for columns.
-        origins: [Q].
-        xp: numpy or the graph's emitter.
+        origins: int [Q].
+
+    Returns:
+        int64 [Q] a step.
     """
-    results: list[Ints] = []
+    results: list[NDArray[np.int64]] = []
     for step in program:
-        if not step.sources:
-            results.append(origins)
-        else:
-            hull = reduce(xp.minimum, [results[s] for s in step.sources])
-            results.append(step.axis(axis).first(hull, xp))
+        hull = reduce(np.minimum, [results[s] for s in step.sources]) if step.sources else origins
+        results.append(step.axis(axis).first(hull) if step.sources else hull)
     return results
 
 
-def window_start(begin: Ints, size: Ints, extent: int, xp: Any = np) -> Ints:
-    """Where a window of `size` rows starts: at `begin`, moved so that it lies inside the tensor. Shape [Q]."""
+def window_start(begin: Ints, size: Ints, extent: Ints, xp: Any = np) -> Ints:
+    """Where a window of `size` rows starts: at `begin`, moved so that it lies inside the tensor.
+
+    The arguments broadcast: one window on many origins, or many windows at once.
+    """
     return xp.minimum(xp.maximum(begin, 0), extent - size)
 
 
