@@ -67,7 +67,7 @@ class View:
         dtype: numpy's name for the element type.
         reads: who reads it, to find the band that a batch needs.
         sums: whether it is the table of prefix sums: one row and one column more than the tensor has, each cell the sum
-            of all above it and left of it.
+            of all above it and left of it; and a last row of the tensor's mean times its cells.
     """
 
     name: str

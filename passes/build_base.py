@@ -26,7 +26,7 @@ def build_base(net: Network, layout: Layout) -> gs.Graph:
     """
     graph = net.graph.copy()
     tensors, taken = graph.tensors(), network.Names(graph)
-    graph.outputs = [_view(graph, taken, tensors[v.tensor], v, layout.axes[v.tensor]) for v in layout.views]
+    graph.outputs = [_view(graph, taken, tensors, v, layout) for v in layout.views]
     graph.name = "base"
     graph.cleanup(remove_unused_graph_inputs=False).toposort()
     return graph
@@ -38,11 +38,15 @@ def base_peak(graph: gs.Graph) -> int:
     return peak(graph.nodes, sizes, [t.name for t in graph.outputs]).fixed
 
 
-def _view(graph: gs.Graph, taken: network.Names, tensor: gs.Tensor, view: View, axes: Axes) -> gs.Variable:
+def _view(
+    graph: gs.Graph, taken: network.Names, tensors: dict[str, gs.Tensor], view: View, layout: Layout
+) -> gs.Variable:
     """[1, rows, columns, C], of which a host takes the rows as they lie: a Reshape to them would copy."""
     kept = gs.Variable(view.name, np.dtype(view.dtype), [1, view.rows, view.cols, view.channels])
+    tensor, axes = tensors[view.tensor], layout.axes[view.tensor]
     if view.sums:
-        add_table(graph, taken, _channels_last(graph, taken, tensor, view, axes), kept)
+        mean = next(result for result, source in layout.means.items() if source == view.tensor)
+        add_table(graph, taken, _channels_last(graph, taken, tensor, view, axes), tensors[mean], kept)
         return kept
     ops: list[tuple[str, dict[str, Any]]] = []
     if np.dtype(tensor.dtype) != kept.dtype:

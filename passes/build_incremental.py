@@ -217,7 +217,7 @@ class _Builder:
         else:
             axes, maps = self.layout.axes[tensor], self.windows[tensor]
         own = emit_window_sum(self.emitter, maps, axes, box, f"{tensor}/window_sum")
-        extents = (view.rows - 1, view.cols - 1)
+        extents = (view.rows - 2, view.cols - 1)
         mean = emit_map_mean(self.emitter, table, extents, box, own, f"{result.name}/by_channel")
         shape = self.emitter.constant(np.array([-1, *(static_shape(result) or ())[1:]], np.int64))
         self.full[result.name] = self.emitter.op("Reshape", mean, shape, name=result.name)

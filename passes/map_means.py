@@ -1,11 +1,12 @@
 """The mean over a map of which a query changes a window, from sums: no map is assembled.
 
 The base run keeps the table of the map's prefix sums, S[y, x] = the sum of all cells above y and left of x, so that the
-sum over any window is a matter of its four corners. A query's mean is
+sum over any window is a matter of its four corners; and below it a row that holds cells · the base's mean, as the model
+itself computes it. A query's mean is
 
-    (sum of the base's map − its sum in the window + sum of the query's own window) ÷ cells
+    the base's mean + (sum of the query's own window − the base's sum there) ÷ cells
 
-in float64: the differences then lose nothing that float32 could show.
+in float64, so that a query that changes little gives what little it changes, however the runtime rounds the mean.
 """
 
 import numpy as np
@@ -36,15 +37,17 @@ def is_map_mean(node: gs.Node, axes: Axes) -> bool:
     return reduced is not None and sorted(int(axis) % 4 for axis in reduced) == sorted(axes.spatial)
 
 
-def add_table(graph: gs.Graph, taken: network.Names, cells: gs.Variable, table: gs.Variable) -> None:
+def add_table(graph: gs.Graph, taken: network.Names, cells: gs.Variable, mean: gs.Variable, table: gs.Variable) -> None:
     """Append the nodes of a table of prefix sums to the base graph.
 
     Args:
         graph: the base graph.
         taken: its names.
         cells: [1, rows, columns, C].
-        table: [1, rows + 1, columns + 1, C], float64.
+        mean: of the cells, by the model's own node; C numbers.
+        table: [1, rows + 2, columns + 1, C], float64.
     """
+    _, rows, cols, channels = table.shape
 
     def append(op: str, *inputs: gs.Tensor, **attrs: object) -> gs.Variable:
         result = gs.Variable(taken.fresh(f"{table.name}/{op.lower()}"), TABLE)
@@ -59,7 +62,13 @@ def add_table(graph: gs.Graph, taken: network.Names, cells: gs.Variable, table: 
     down = append("CumSum", wide, constant("rows", 1, rank=0))
     both = append("CumSum", down, constant("cols", 2, rank=0))
     pads = constant("pads", 0, 1, 1, 0, 0, 0, 0, 0)
-    graph.nodes.append(gs.Node("Pad", table.name, {}, [both, pads], [table]))
+    framed = append("Pad", both, pads)
+    count = network.constant(taken.fresh(f"{table.name}/cells"), np.array((rows - 2) * (cols - 1), TABLE))
+    total = append("Mul", append("Cast", mean, to=element_type(TABLE)), count)
+    row = append(
+        "Expand", append("Reshape", total, constant("channels", 1, 1, 1, channels)), constant("row", 1, 1, cols, 1)
+    )
+    graph.nodes.append(gs.Node("Concat", table.name, {"axis": 1}, [framed, row], [table]))
 
 
 def emit_map_mean(
@@ -69,7 +78,7 @@ def emit_map_mean(
 
     Args:
         emitter: receives the nodes.
-        table: the prefix sums.
+        table: the prefix sums and the row below them.
         extents: (H, W) of the map.
         box: the window.
         own: the sum over each query's own window [Q, C], float64.
@@ -79,12 +88,32 @@ def emit_map_mean(
         float32 [Q, C].
     """
     with emitter.scope(f"{name}/sums"):
-        corners = _corners(emitter, table, extents, box)
-        signs = emitter.constant(np.array([[1, -1, 1, 1, -1]], TABLE))
-        outside = emitter.op("Squeeze", emitter.op("MatMul", signs, corners), emitter.constant(np.array([1], np.int64)))
-        count = emitter.constant(np.array(extents[0] * extents[1], TABLE))
-        mean = emitter.op("Div", emitter.op("Add", outside, own), count)
+        cells = emitter.constant(np.array(extents[0] * extents[1], TABLE))
+        share = emitter.op("Div", _cells(emitter, box), cells)
+        corners, weights = _corners(emitter, table, extents, box), _weights(emitter, share)
+        outside = emitter.op(
+            "Squeeze", emitter.op("MatMul", weights, corners), emitter.constant(np.array([1], np.int64))
+        )
+        mean = emitter.op("Div", emitter.op("Add", outside, own), cells)
     return emitter.op("Cast", mean, name=name, to=element_type(np.dtype(np.float32)))
+
+
+def _cells(emitter: Emitter, box: Box) -> gs.Variable:
+    """How many a window has, a scalar in float64."""
+    return emitter.op("Cast", IntGraph(emitter).op("Mul", *box.sizes).tensor, to=element_type(TABLE))
+
+
+def _weights(emitter: Emitter, share: gs.Variable) -> gs.Variable:
+    """[1, 6], what each of the entries that `_corners` gives counts.
+
+    Of the base's sum as the model rounds it counts what lies outside the window, and inside the exact one: so that a
+    window as large as the map leaves nothing of that rounding.
+    """
+    one = emitter.constant(np.ones(1, TABLE))
+    inside = emitter.op("Reshape", share, emitter.constant(np.array([1], np.int64)))
+    corners = emitter.constant(np.array([-1, 1, 1, -1], TABLE))
+    flat = emitter.op("Concat", emitter.op("Sub", one, inside), inside, corners, axis=0)
+    return emitter.op("Unsqueeze", flat, emitter.constant(np.zeros(1, np.int64)))
 
 
 def emit_window_sum(emitter: Emitter, maps: gs.Variable, axes: Axes, box: Box, name: str) -> gs.Variable:
@@ -104,25 +133,20 @@ def emit_window_sum(emitter: Emitter, maps: gs.Variable, axes: Axes, box: Box, n
     if axes != NCHW:
         return emitter.op("Cast", emitter.op("ReduceSum", maps, spatial, keepdims=0), name=name, to=element_type(TABLE))
     mean = emitter.op("Squeeze", emitter.op("GlobalAveragePool", maps, name=f"{name}/mean"), spatial)
-    cells = IntGraph(emitter).op("Mul", *box.sizes).tensor
-    return emitter.op(
-        "Mul",
-        emitter.op("Cast", mean, to=element_type(TABLE)),
-        emitter.op("Cast", cells, to=element_type(TABLE)),
-        name=name,
-    )
+    return emitter.op("Mul", emitter.op("Cast", mean, to=element_type(TABLE)), _cells(emitter, box), name=name)
 
 
 def _corners(emitter: Emitter, table: gs.Variable, extents: tuple[int, int], box: Box) -> gs.Variable:
-    """[Q, 5, C]: the table's last entry, and those at the window's corners.
+    """[Q, 6, C]: cells · the base's mean, the base's sum, and the table at the window's corners.
 
-    In the order end-end, begin-end, end-begin, begin-begin.
+    Those in the order end-end, begin-end, end-begin, begin-begin.
     """
     width = extents[1] + 1
     (top, left), (rows, cols) = box.starts, box.sizes
     bottom, right = top + rows, left + cols
-    last = top - top + (extents[0] * width + extents[1])
-    places = [last, bottom * width + right, top * width + right, bottom * width + left, top * width + left]
+    none = top - top
+    totals = [none + (extents[0] + 1) * width, none + (extents[0] * width + extents[1])]
+    places = [*totals, bottom * width + right, top * width + right, bottom * width + left, top * width + left]
     index = emitter.op("Concat", *(place.tensor for place in places), axis=1)
     flat = emitter.op("Squeeze", index, emitter.constant(np.array([2], np.int64)))
     return emitter.op("Gather", table, flat, axis=0)

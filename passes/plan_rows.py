@@ -14,6 +14,7 @@ import onnx_graphsurgeon as gs
 from krypton_onnx.passes.network import Network, static_shape
 from krypton_onnx.passes.on_rows import can_run_on_rows
 from krypton_onnx.passes.rules.rule import WindowRule
+from krypton_onnx.passes.through import Through
 
 LOAD = 0.5
 """Passes, in units of one copy: from rows to maps, which a convolution blocks as it takes them."""
@@ -36,6 +37,7 @@ def plan_rows(
     viewed: frozenset[str],
     cells: Sequence[float],
     moving: frozenset[str],
+    through: Through,
 ) -> frozenset[str]:
     """The tensors to compute as rows.
 
@@ -46,10 +48,16 @@ def plan_rows(
         viewed: the tensors that are read through the overlay.
         cells: of each window, for the mean query.
         moving: the tensors that depend on the image.
+        through: the tensors that are read as integers; who reads them stays beside them, on maps.
     """
     nodes = [node for node in net.graph.nodes if node.outputs[0].name in window_of]
     choice = _Choice(nodes, rules, window_of, viewed, cells)
-    units = _units([n for n in nodes if can_run_on_rows(n, rules[n.outputs[0].name], moving)], choice)
+    able = [
+        n
+        for n in nodes
+        if can_run_on_rows(n, rules[n.outputs[0].name], moving) and not any(t.name in through.nodes for t in n.inputs)
+    ]
+    units = _units(able, choice)
     for _ in range(_SWEEPS):
         if sum(choice.improve(unit) for unit in units) == 0:
             break

@@ -123,7 +123,7 @@ def _layout(
     sizes = mean_windows(program, windows, patch)
     viewed = frozenset(reading.tensor for reading in readings)
     cells = [rows * cols for rows, cols in sizes]
-    on_rows = plan_rows(net, rules, window_of, viewed, cells, frozenset(regions.states))
+    on_rows = plan_rows(net, rules, window_of, viewed, cells, frozenset(regions.states), through)
     mean = {name: sizes[window] for name, window in window_of.items()}
     prediction = Costs(net, regions, _shares(regions, areas), mean, on_rows, readings).predict()
     return Layout(
@@ -328,7 +328,7 @@ def _sums(net: Network, regions: Regions, means: dict[str, str], window_of: dict
     views = []
     for name in dict.fromkeys(means.values()):
         shape, axes = static_shape(tensors[name]) or (0, 0, 0, 0), regions.axes(name)
-        rows, cols, channels = shape[axes.rows] + 1, shape[axes.cols] + 1, shape[axes.channel]
+        rows, cols, channels = shape[axes.rows] + 2, shape[axes.cols] + 1, shape[axes.channel]
         read = Read(None, Sliding(), Sliding())
         view = View(
             taken.fresh(f"{name}/sums"), name, window_of[name], rows, cols, channels, TABLE.name, (read,), sums=True

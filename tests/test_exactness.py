@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
-from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import HealthCheck, Phase, assume, given, settings
 from hypothesis import strategies as st
 from nets import Net, Seeded, nets, random_net
 from onnx import helper, numpy_helper
@@ -38,6 +38,7 @@ from krypton_onnx.verification import OutputCheck, Probe, check_output
 # The same examples on every run; a longer hunt only has to raise max_examples and drop derandomize.
 RANDOM = settings(
     derandomize=True,
+    phases=[Phase.explicit, Phase.generate],
     database=None,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much],

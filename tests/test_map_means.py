@@ -67,7 +67,7 @@ def test_a_mean_over_windows(name: str, tmp_path: Path) -> None:
             assert check.moved > 1e-3
     plan = pair.session.plan
     sums = [view for view in plan.views if view.sums]
-    assert [(view.rows, view.cols, view.channels) for view in sums] == [(H + 1, W + 1, C)]
+    assert [(view.rows, view.cols, view.channels) for view in sums] == [(H + 2, W + 1, C)]
     assert all(read.window is not None for view in plan.views if not view.sums for read in view.reads)
 
 
