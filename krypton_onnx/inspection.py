@@ -131,6 +131,7 @@ def inspect_model(
     image_shape = (static_shape(net.image_tensor) or (0, 0, 0, 0))[1:]
     origins = grid((image_shape[1], image_shape[2]), sizes, steps, edge, None)
     layout = plan_layout(net, regions, sizes)
+    predicted = layout.costs.predict()
     means = _mean_sizes(regions.program, origins, sizes)
     dense = {entry.node: entry.reason for entry in layout.dense}
     moving = [node for node in net.graph.nodes if node.outputs[0].name in regions.states]
@@ -146,8 +147,8 @@ def inspect_model(
         flops=sum(flops(node) for node in net.graph.nodes),
         query_flops=sum(t.query_flops for t in tensors),
         planned_flops=_planned(layout, tensors, origins, sizes),
-        segments=layout.prediction.segments,
-        full_seconds=layout.prediction.full,
+        segments=predicted.segments,
+        full_seconds=predicted.full,
         predicted_speedup=layout.predicted_speedup,
         full_inference=layout.full_inference,
     )

@@ -99,8 +99,9 @@ class Segment:
     """The nodes whose results have the same height and width and are computed alike, in windows or in full.
 
     Attributes:
-        extents: (H, W) of the maps; None for what is no map.
-        windowed: whether they are computed in windows.
+        extents: (H, W) of the maps; None for what is no map, or one of a single cell.
+        windowed: whether they are computed in windows. What is, and has no extents, is the arithmetic that finds out
+            where the windows lie.
         tensors: names of the results, in the order of the graph.
         seconds: that the mean query of the planned patch is predicted to take, on one core of the reference machine.
     """

@@ -31,6 +31,9 @@ from krypton_onnx.runtime.session import Session
 BATCHES = 12
 REPEATS = 5
 
+INDEX_SCOPES = ("queries/", "origins/", "windows/", "view_rows/", "reads/", "index/")
+"""What the index arithmetic that serves all reads is named after."""
+
 _KERNEL, _BLOCKED = "_kernel_time", "_nchwc"
 """What ONNX Runtime's profiler, and its optimizer, append to a name."""
 
@@ -130,6 +133,8 @@ def _owners(artifact: Artifact) -> dict[str, int]:
     of_tensor = {name: i for i, segment in enumerate(artifact.plan.segments) for name in segment.tensors}
     graph = onnx.load(artifact.folder / "incremental.onnx", load_external_data=False).graph
     found = {node.output[0]: _owner(node.output[0], of_tensor) for node in graph.node}
+    index = next((i for i, s in enumerate(artifact.plan.segments) if s.windowed and s.extents is None), None)
+    found.update({name: index for name, owner in found.items() if owner is None and name.startswith(INDEX_SCOPES)})
     names = {node.name: found[node.output[0]] for node in graph.node}
     return {name: owner for name, owner in {**names, **found}.items() if owner is not None}
 

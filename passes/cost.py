@@ -24,7 +24,7 @@ from krypton_onnx.plan import Read, Segment
 FLOP = 4.2e-12
 """Seconds for an operation of a convolution or a product."""
 
-DEPTHWISE_FLOP = 28e-12
+DEPTHWISE_FLOP = 15e-12
 """The same where each channel has its own kernel."""
 
 NARROW = 0.6
@@ -32,6 +32,12 @@ NARROW = 0.6
 
 BYTE = 12e-12
 """Seconds for a byte that an elementwise node reads or writes, mostly in a cache."""
+
+FAR_BYTE = 5e-12
+"""Seconds for a byte of maps that no core's own cache holds, whatever is computed of it."""
+
+NEAR_BYTES = 1_000_000
+"""Bytes of one image's maps that it holds."""
 
 GATHER = 60e-12
 """Seconds for a byte that is gathered from a view and the windows over it."""
@@ -54,14 +60,20 @@ INDEX_CELL = 5e-9
 NODE = 1.5e-6
 """Seconds for any node of a run."""
 
-READ_NODES = 9
-"""Nodes of a read, most of which find out where its cells lie."""
+READ_NODES = 7
+"""Nodes of a read: where its cells lie, the pool, the cells, their layout."""
+
+INDEX_NODES = 220
+"""Nodes that find out for all reads together where windows and their rows lie."""
+
+INDEX_READ = 0.6e-6
+"""Seconds that these take for one query of one read."""
 
 STREAM = 50e-12
 """Seconds for a byte of weights that comes from memory for every run."""
 
 BATCH = 8
-"""Queries that share what a run costs once."""
+"""Queries that share what a run costs once, as long as nothing else is known."""
 
 _FUSED = frozenset({"Relu", "LeakyRelu", "Clip", "Sigmoid", "Tanh", "HardSigmoid", "Add"})
 """Operators that runtimes compute together with the convolution before them."""
@@ -133,40 +145,42 @@ class Costs:
     on_rows: frozenset[str]
     readings: Sequence[Reading]
 
-    def predict(self) -> Prediction:
-        """Predict what the mean query costs."""
+    def predict(self, batch: int = BATCH) -> Prediction:
+        """Predict what the mean query costs in batches of so many; full inference in those of BATCH."""
         full = arithmetic = exact = 0.0
         parts: dict[tuple[tuple[int, int] | None, bool], tuple[list[str], list[float]]] = {}
+        if self.windows:
+            parts[None, True] = [], [INDEX_NODES * NODE / batch + len(self.readings) * INDEX_READ]
         for node in self.net.graph.nodes:
             result = node.outputs[0].name
             if result not in self.regions.states:
                 continue
-            seconds = _dense_seconds(node, self.regions)
-            full += seconds
+            seconds, streamed = _dense_seconds(node, self.regions), _streamed(node) * STREAM
+            full += seconds + streamed / BATCH
             arithmetic += flops(node)
             exact += flops(node) * self.shares.get(result, 1.0)
-            own = self._window_seconds(node) if result in self.windows else seconds
+            own = self._window_seconds(node, batch) if result in self.windows else seconds + streamed / batch
             names, times = parts.setdefault((self._extents(result), result in self.windows), ([], []))
             names.append(result)
-            times.append(own + self._overlay_seconds(node))
+            times.append(own + self._overlay_seconds(node, batch))
         segments = tuple(Segment(*how, tuple(names), sum(times)) for how, (names, times) in parts.items())
         return Prediction(full, segments, arithmetic / exact if exact else 1.0)
 
-    def _window_seconds(self, node: gs.Node) -> float:
+    def _window_seconds(self, node: gs.Node, batch: int) -> float:
         result = node.outputs[0].name
         rows, cols = self.windows[result]
         height, width = self.regions.step(result).extents
         share = rows * cols / (height * width)
         narrow = 1.0 if result in self.on_rows else 1.0 + NARROW / cols
         moved = 0.0 if self._is_fused(node) else _moved(node, self.regions) * BYTE
-        return share * (_arithmetic(node) * narrow + moved) + NODE / BATCH
+        return share * (_arithmetic(node) * narrow + moved) + NODE / batch
 
     def _is_fused(self, node: gs.Node) -> bool:
         result = node.outputs[0].name
-        if scales_channels(node):
+        if node.op == "Conv":
+            return not scales_channels(node)
+        if any(reading.node is node for reading in self._by_result.get(result, ())):
             return False
-        if node.op == "Conv" or any(reading.node is node for reading in self._by_result.get(result, ())):
-            return node.op == "Conv"
         if result in self.on_rows:
             return node.op in _FUSED_WITH_PRODUCT and _follows_conv(node)
         return _is_fused(node)
@@ -184,28 +198,28 @@ class Costs:
     def _viewed(self) -> frozenset[str]:
         return frozenset(reading.tensor for reading in self.readings)
 
-    def _overlay_seconds(self, node: gs.Node) -> float:
+    def _overlay_seconds(self, node: gs.Node, batch: int) -> float:
         """What a node reads, and what makes its result ready to be read."""
         result = node.outputs[0].name
-        read = sum(self._read_seconds(reading) for reading in self._by_result.get(result, ()))
-        return read + (self._pool_seconds(result) if result in self._viewed and result in self.windows else 0.0)
+        read = sum(self._read_seconds(reading, batch) for reading in self._by_result.get(result, ()))
+        return read + (self._pool_seconds(result, batch) if result in self._viewed and result in self.windows else 0.0)
 
-    def _read_seconds(self, reading: Reading) -> float:
+    def _read_seconds(self, reading: Reading, batch: int) -> float:
         read, extents = reading.read, self.regions.step(reading.tensor).extents
         reader = None if reading.node is None else reading.node.outputs[0].name
         rows, cols = extents if read.window is None or reader is None else self.windows[reader]
         cells = int(read.rows.count(math.ceil(rows)) * read.cols.count(math.ceil(cols)))
         order = 0.0 if reader in self.on_rows else self._load(reading.node)
-        return cells * (self._cell_bytes(reading.tensor) * (GATHER + order) + INDEX_CELL) + READ_NODES * NODE / BATCH
+        return cells * (self._cell_bytes(reading.tensor) * (GATHER + order) + INDEX_CELL) + READ_NODES * NODE / batch
 
     def _load(self, node: gs.Node | None) -> float:
         return LOAD if node is not None and node.op in _BLOCKING else TRANSPOSE
 
-    def _pool_seconds(self, tensor: str) -> float:
+    def _pool_seconds(self, tensor: str, batch: int) -> float:
         """Bringing windows and the view beside each other."""
         rows, cols = self.windows[tensor]
         height, _ = self.regions.step(tensor).extents
-        band = min(height, 2 * rows) * self.regions.step(tensor).extents[1] / BATCH
+        band = min(height, 2 * rows) * self.regions.step(tensor).extents[1] / batch
         store = 0.0 if tensor in self.on_rows else STORE
         return self._cell_bytes(tensor) * (rows * cols * (POOL + store) + band * POOL)
 
@@ -218,7 +232,8 @@ class Costs:
 
     @cached_property
     def _tensors(self) -> dict[str, gs.Tensor]:
-        return self.net.graph.tensors()  # type: ignore[no-any-return]
+        found: dict[str, gs.Tensor] = self.net.graph.tensors()
+        return found
 
     def _axes(self, tensor: str) -> Axes:
         return self.regions.axes(tensor)
@@ -227,8 +242,8 @@ class Costs:
         state = self.regions.states[tensor]
         if isinstance(state, Windowed):
             return self.regions.program[state.step].extents
-        shape = static_shape(self._tensors[tensor])
-        return (shape[2], shape[3]) if shape is not None and len(shape) == 4 else None
+        shape = static_shape(self._tensors[tensor]) or ()
+        return shape[2:] if len(shape) == 4 and shape[2:] != (1, 1) else None
 
 
 def run_seconds(nodes: int, view_bytes: int, streamed: int) -> float:
@@ -244,17 +259,20 @@ def run_seconds(nodes: int, view_bytes: int, streamed: int) -> float:
 
 def streamed_bytes(net: Network, regions: Regions) -> int:
     """Bytes of the weights of products with one row a query, which nothing but a batch lets be used twice."""
-    total = 0
-    for node in net.graph.nodes:
-        shape = static_shape(node.outputs[0])
-        if node.op in ("Gemm", "MatMul") and node.outputs[0].name in regions.states and shape:
-            total += static_bytes(node.inputs[1]) if math.prod(shape[:-1]) == 1 else 0
-    return total
+    return sum(_streamed(node) for node in net.graph.nodes if node.outputs[0].name in regions.states)
+
+
+def _streamed(node: gs.Node) -> int:
+    shape = static_shape(node.outputs[0])
+    alone = node.op in ("Gemm", "MatMul") and shape and math.prod(shape[:-1]) == 1
+    return static_bytes(node.inputs[1]) if alone else 0
 
 
 def _dense_seconds(node: gs.Node, regions: Regions) -> float:
     """Of one inference of a node, in a batch."""
-    return _arithmetic(node) + (0.0 if _is_fused(node) else _moved(node, regions) * BYTE)
+    moved = _moved(node, regions)
+    far = moved * FAR_BYTE if moved > NEAR_BYTES else 0.0
+    return _arithmetic(node) + far + (0.0 if _is_fused(node) else moved * BYTE)
 
 
 def _arithmetic(node: gs.Node) -> float:

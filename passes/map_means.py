@@ -143,6 +143,8 @@ def _corners(emitter: Emitter, table: gs.Variable, extents: tuple[int, int], box
     """
     width = extents[1] + 1
     (top, left), (rows, cols) = box.starts, box.sizes
+    assert not isinstance(top, int)
+    assert not isinstance(left, int)
     bottom, right = top + rows, left + cols
     none = top - top
     totals = [none + (extents[0] + 1) * width, none + (extents[0] * width + extents[1])]

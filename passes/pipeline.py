@@ -158,6 +158,7 @@ def compile_graphs(
     incremental, peak = build_incremental(net, layout, patch, moving, None if one_query else batch)
     streamed = streamed_bytes(net, regions)
     batch_size = batch_for(peak.window + peak.dense, streamed, full_inference=layout.full_inference)
+    predicted = layout.costs.predict(batch_size)
     row_classes, col_classes = _planned_classes(layout, patch)
     plan = Plan(
         format=FORMAT,
@@ -181,8 +182,8 @@ def compile_graphs(
         epsilon=_epsilon(net),
         per_query=one_query or next(iter(batch.lost.values()), None),
         one_query=one_query is not None,
-        segments=layout.prediction.segments,
-        full_seconds=layout.prediction.full,
+        segments=predicted.segments,
+        full_seconds=predicted.full,
         predicted_speedup=round(layout.predicted_speedup, 2),
         full_inference=layout.full_inference,
         memory=Memory(base_peak(base), peak.fixed, peak.window, peak.dense),

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from krypton_onnx import geometry
 from krypton_onnx.geometry import Program, Sliding, Step, unchanged
 from krypton_onnx.passes import network
-from krypton_onnx.passes.cost import Costs, Prediction, Reading
+from krypton_onnx.passes.cost import Costs, Reading
 from krypton_onnx.passes.flops import flops
 from krypton_onnx.passes.map_means import TABLE, is_map_mean
 from krypton_onnx.passes.network import Network, describe, outputs, static_shape
@@ -57,7 +57,7 @@ class Layout:
         on_rows: the tensors whose windows are computed as rows [cells, C], not as maps.
         means: the means over whole maps that are taken from sums, and the tensors of which.
         dense: the nodes at which windows end, and why.
-        prediction: what a query costs by this layout.
+        costs: what the parts of this layout cost.
         predicted_speedup: over full inference, of the best layout with windows.
         full_inference: whether it was dropped for being too little, so that nothing is computed in windows.
     """
@@ -72,7 +72,7 @@ class Layout:
     on_rows: frozenset[str]
     means: dict[str, str]
     dense: tuple[DenseNode, ...]
-    prediction: Prediction
+    costs: Costs
     predicted_speedup: float
     full_inference: bool
 
@@ -86,8 +86,8 @@ def plan_layout(net: Network, regions: Regions, patch: tuple[int, int]) -> Layou
         patch: (height, width) of the patch to tune for.
     """
     areas = mean_areas(regions.program, patch)
-    best = min(_candidates(net, regions, areas, patch), key=lambda layout: layout.prediction.incremental)
-    if best.predicted_speedup < LEAST_SPEEDUP and best.prediction.bound <= SURE_BOUND:
+    best = min(_candidates(net, regions, areas, patch), key=lambda layout: layout.costs.predict().incremental)
+    if best.predicted_speedup < LEAST_SPEEDUP and best.costs.predict().bound <= SURE_BOUND:
         return _full_inference(net, regions, best.predicted_speedup)
     return best
 
@@ -125,7 +125,7 @@ def _layout(
     cells = [rows * cols for rows, cols in sizes]
     on_rows = plan_rows(net, rules, window_of, viewed, cells, frozenset(regions.states), through)
     mean = {name: sizes[window] for name, window in window_of.items()}
-    prediction = Costs(net, regions, _shares(regions, areas), mean, on_rows, readings).predict()
+    costs = Costs(net, regions, _shares(regions, areas), mean, on_rows, readings)
     return Layout(
         program=program,
         windows=windows,
@@ -137,8 +137,8 @@ def _layout(
         on_rows=on_rows,
         means=means,
         dense=dense,
-        prediction=prediction,
-        predicted_speedup=prediction.speedup,
+        costs=costs,
+        predicted_speedup=costs.predict().speedup,
         full_inference=False,
     )
 
@@ -159,7 +159,7 @@ def _full_inference(net: Network, regions: Regions, predicted: float) -> Layout:
         on_rows=frozenset(),
         means={},
         dense=tuple(DenseNode(describe(node), reason) for node in readers),
-        prediction=Costs(net, regions, {}, {}, frozenset(), ()).predict(),
+        costs=Costs(net, regions, {}, {}, frozenset(), ()),
         predicted_speedup=predicted,
         full_inference=True,
     )

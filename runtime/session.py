@@ -275,7 +275,8 @@ def _way(
 
 
 def _checked_count(given: object, form: str) -> int | None:
-    whole = isinstance(given, int | np.integer) and not isinstance(given, bool)
-    if given is not None and not (whole and given >= 1):
-        raise KryptonError(f"{form}, not {given!r}.")
-    return None if given is None else int(given)
+    if given is None:
+        return None
+    if isinstance(given, int | np.integer) and not isinstance(given, bool) and given >= 1:
+        return int(given)
+    raise KryptonError(f"{form}, not {given!r}.")

@@ -42,14 +42,14 @@ FIRST, SECOND, LAST = 2 * 256 * 4 * 27, 2 * 256 * 4 * 9, 2 * 4 * 5
 
 
 def test_seconds_of_full_inference(small: tuple[Network, Regions]) -> None:
-    moved = (WIDE + 16) + (16 + 16) + (16 + 20)
-    full = (FIRST + LAST) * cost.FLOP + SECOND * cost.DEPTHWISE_FLOP + moved * cost.BYTE
+    moved, streamed = (WIDE + 16) + (16 + 16) + (16 + 20), 4 * 5 * 4 * cost.STREAM / cost.BATCH
+    full = streamed + (FIRST + LAST) * cost.FLOP + SECOND * cost.DEPTHWISE_FLOP + moved * cost.BYTE
     found = cost.Costs(*small, {"c": 0.5, "e": 0.25}, {}, frozenset(), ()).predict()
     assert found.full == pytest.approx(full)
     assert found.incremental == pytest.approx(full)
     assert found.bound == pytest.approx((FIRST + SECOND + LAST) / (FIRST / 2 + SECOND / 4 + LAST))
     assert cost.streamed_bytes(*small) == 4 * 5 * 4
-    assert [(s.extents, s.windowed) for s in found.segments] == [((16, 16), False), ((1, 1), False), (None, False)]
+    assert [(s.extents, s.windowed) for s in found.segments] == [((16, 16), False), (None, False)]
 
 
 def test_seconds_of_a_window_and_of_its_reads(small: tuple[Network, Regions]) -> None:
@@ -67,10 +67,14 @@ def test_seconds_of_a_window_and_of_its_reads(small: tuple[Network, Regions]) ->
     first_read = 10 * 8 * (12 * (cost.GATHER + cost.LOAD) + cost.INDEX_CELL) + overhead
     second_read = 18 * 18 * (16 * (cost.GATHER + cost.LOAD) + cost.INDEX_CELL) + overhead
     pool = 16 * (48 * (cost.POOL + cost.STORE) + 16 * 16 / cost.BATCH * cost.POOL)
-    expected = full - FIRST * cost.FLOP + windowed + first_read + second_read + pool
+    index = cost.INDEX_NODES * cost.NODE / cost.BATCH + 2 * cost.INDEX_READ
+    expected = full - FIRST * cost.FLOP + index + windowed + first_read + second_read + pool
     assert found.incremental == pytest.approx(expected)
-    assert found.segments[0].tensors == ("c",)
-    assert found.segments[0].seconds == pytest.approx(windowed + first_read + pool)
+    where, windows = found.segments[:2]
+    assert (where.extents, where.windowed, where.tensors) == (None, True, ())
+    assert where.seconds == pytest.approx(index)
+    assert windows.tensors == ("c",)
+    assert windows.seconds == pytest.approx(windowed + first_read + pool)
 
 
 def test_a_batch_fills_the_caches_and_uses_weights_that_it_reads_once() -> None:

@@ -21,14 +21,14 @@ node = helper.make_node
 def test_no_single_policy_is_predicted_to_be_faster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     onnx.save(models.build("resnet18", input_size=160), tmp_path / "net.onnx")
     net, regions = normalized(tmp_path / "net.onnx")
-    best = planner.plan_layout(net, regions, (16, 16)).prediction.incremental
+    best = planner.plan_layout(net, regions, (16, 16)).costs.predict().incremental
     found = []
     for coverage in planner.COVERAGES:
         for join in planner.JOINS:
             with monkeypatch.context() as patched:
                 patched.setattr(planner, "COVERAGES", (coverage,))
                 patched.setattr(planner, "JOINS", (join,))
-                found.append(planner.plan_layout(net, regions, (16, 16)).prediction.incremental)
+                found.append(planner.plan_layout(net, regions, (16, 16)).costs.predict().incremental)
     assert best == pytest.approx(min(found))
     assert max(found) > 1.05 * best
 

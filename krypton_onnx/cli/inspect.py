@@ -106,6 +106,8 @@ def _measured_text(found: "Inspection", times: "Sequence[SegmentTime]") -> str:
 
 
 def _segment(segment: "Segment") -> tuple[str, str, str]:
+    if segment.extents is None and segment.windowed:
+        return "where windows lie", "", ""
     maps = "no map" if segment.extents is None else size_text(segment.extents)
     return maps, "in windows" if segment.windowed else "in full", str(len(segment.tensors))
 

@@ -44,7 +44,8 @@ def _sliding(node: gs.Node, axes: Axes, kernel: tuple[int, ...]) -> Rule:
 
 def _every(node: gs.Node, maps: tuple[Sliding, ...]) -> tuple[Lookup, ...]:
     """The rows and the columns that a kernel of one cell looks at: no others need be read."""
-    sizes = zip(static_shape(node.inputs[0])[2:], static_shape(node.outputs[0])[2:], maps, strict=True)
+    given, made = (static_shape(t) or () for t in (node.inputs[0], node.outputs[0]))
+    sizes = zip(given[2:], made[2:], maps, strict=True)
     return tuple(Lookup(tuple(range(0, count * m.stride, m.stride)), size) for size, count, m in sizes)
 
 
