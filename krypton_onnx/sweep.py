@@ -89,6 +89,7 @@ class Sweep:
         content = np.moveaxis(self.content, -1, 0) if session.plan.channels_last else self.content
         started = time.perf_counter()
         base = session.materialize(self.image, self.others)
+        _ = base.outputs  # a heatmap needs them
         materialized = time.perf_counter()
         deque(session.run(base, batches, lambda _: content[None]), maxlen=0)
         ended = time.perf_counter()
