@@ -4,7 +4,7 @@ Along one axis every origin needs a window size per window of the plan. A few cl
 largest member, keep nearly all of the gain of exact sizes and let thousands of queries share shapes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -54,14 +54,18 @@ def window_tables(
     return window_table(program, windows, 0, patch[0]), window_table(program, windows, 1, patch[1])
 
 
+Classes = tuple[NDArray[np.int64], Sizes]
+"""The class of each origin [n], and the sizes [classes, windows]."""
+
+
 def axis_classes(
     windows: Sequence[Window],
     tables: tuple[WindowTable, WindowTable],
     axis: int,
     origins: NDArray[np.int64],
-    limit: int,
-) -> tuple[NDArray[np.int64], Sizes]:
-    """Group origins of one axis into at most `limit` classes.
+    limits: Sequence[int],
+) -> list[Classes]:
+    """Group origins of one axis into at most so many classes.
 
     Classes are merged pairwise, always the two whose union costs the least arithmetic more.
 
@@ -70,22 +74,22 @@ def axis_classes(
         tables: of rows and of columns.
         axis: 0 for rows, 1 for columns.
         origins: int64 [n], may repeat.
-        limit: the largest number of classes.
+        limits: the largest numbers of classes, descending.
 
     Returns:
-        (class of each origin [n], sizes [classes, windows]).
+        The classes for each limit.
     """
     # the mean window along the other axis turns rows into arithmetic
     weights = np.array([w.flops for w in windows], np.float64) * tables[1 - axis].sizes.mean(axis=1)
     needed = tables[axis].sizes[:, origins].T
     sizes, members, counts = np.unique(needed, axis=0, return_inverse=True, return_counts=True)
-    merged, classes = _agglomerate(sizes, counts.astype(np.float64), weights, limit)
-    return merged[members.reshape(-1)], classes
+    found = _agglomerate(sizes, counts.astype(np.float64), weights, limits)
+    return [(merged[members.reshape(-1)], classes) for merged, classes in found]
 
 
 def _agglomerate(
-    sizes: Sizes, counts: NDArray[np.float64], weights: NDArray[np.float64], limit: int
-) -> tuple[NDArray[np.int64], Sizes]:
+    sizes: Sizes, counts: NDArray[np.float64], weights: NDArray[np.float64], limits: Sequence[int]
+) -> Iterator[Classes]:
     label = np.arange(len(sizes))
     alive = list(range(len(sizes)))
     sizes, counts = sizes.copy(), counts.copy()
@@ -94,19 +98,20 @@ def _agglomerate(
     extra = np.full((len(sizes), len(sizes)), np.inf)
     for i in alive:
         extra[i, i + 1 :] = _extra(sizes, counts, cost, weights, i)[i + 1 :]
-    while len(alive) > max(limit, 1):
-        i, j = divmod(int(np.argmin(extra)), len(sizes))
-        sizes[i] = np.maximum(sizes[i], sizes[j])
-        counts[i] += counts[j]
-        cost[i] = counts[i] * (sizes[i] @ weights)
-        label[label == j] = i
-        alive.remove(j)
-        extra[j, :] = extra[:, j] = np.inf
-        fresh = _extra(sizes, counts, cost, weights, i)
-        others = np.array([a for a in alive if a != i], np.int64)
-        extra[np.minimum(others, i), np.maximum(others, i)] = fresh[others]
-    order = np.array(alive)
-    return np.searchsorted(order, label), sizes[order]
+    for limit in limits:
+        while len(alive) > limit:
+            i, j = divmod(int(np.argmin(extra)), len(sizes))
+            sizes[i] = np.maximum(sizes[i], sizes[j])
+            counts[i] += counts[j]
+            cost[i] = counts[i] * (sizes[i] @ weights)
+            label[label == j] = i
+            alive.remove(j)
+            extra[j, :] = extra[:, j] = np.inf
+            fresh = _extra(sizes, counts, cost, weights, i)
+            others = np.array([a for a in alive if a != i], np.int64)
+            extra[np.minimum(others, i), np.maximum(others, i)] = fresh[others]
+        order = np.array(alive)
+        yield np.searchsorted(order, label), sizes[order]
 
 
 def _extra(

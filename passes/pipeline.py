@@ -226,6 +226,7 @@ def _planned_classes(layout: Layout, patch: tuple[int, int]) -> tuple[WindowClas
     tables = window_tables(layout.program, layout.windows, patch)
     found = []
     for axis, table in enumerate(tables):
-        labels, sizes = axis_classes(layout.windows, tables, axis, np.arange(table.sizes.shape[1]), MAX_CLASSES)
+        origins = np.arange(table.sizes.shape[1])
+        ((labels, sizes),) = axis_classes(layout.windows, tables, axis, origins, (MAX_CLASSES,))
         found.append(WindowClasses(tuple(labels.tolist()), tuple(tuple(row) for row in sizes.tolist())))
     return found[0], found[1]

@@ -12,8 +12,8 @@ from krypton_onnx.plan import Plan, Read, View
 
 Integers = NDArray[np.int64]
 
-CLASS_LIMITS = (1, 2, 3, 4, 6, MAX_CLASSES)
-"""Classes per axis that are tried: more of them compute less, and leave more batches half empty."""
+CLASS_LIMITS = (MAX_CLASSES, 6, 4, 3, 2, 1)
+"""Classes per axis that are tried, descending: more of them compute less, and leave more batches half empty."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,8 +66,7 @@ def plan_batches(
     """
     if not len(origins):
         return
-    groupings = (_grouping(plan, tables, origins, size, limit) for limit in CLASS_LIMITS)
-    best = min(groupings, key=lambda grouping: grouping.flops)
+    best = min(_groupings(plan, tables, origins, size), key=lambda grouping: grouping.flops)
     # Neighbours read overlapping bands of the views, so that short bands serve a batch.
     order = np.lexsort((origins[:, 1], origins[:, 0], best.cols, best.rows))
     classes = (best.rows * len(best.col_sizes) + best.cols)[order]
@@ -79,15 +78,15 @@ def plan_batches(
             )
 
 
-def _grouping(
-    plan: Plan, tables: tuple[WindowTable, WindowTable], origins: Integers, size: int, limit: int
-) -> _Grouping:
-    rows, row_sizes = axis_classes(plan.windows, tables, 0, origins[:, 0], limit)
-    cols, col_sizes = axis_classes(plan.windows, tables, 1, origins[:, 1], limit)
-    counts = np.bincount(rows * len(col_sizes) + cols, minlength=len(row_sizes) * len(col_sizes))
-    flops = (row_sizes * [w.flops for w in plan.windows]) @ col_sizes.T
-    runs = -(-counts // size)
-    return _Grouping(rows, cols, row_sizes, col_sizes, float(counts @ flops.reshape(-1) + runs.sum() * plan.run_flops))
+def _groupings(
+    plan: Plan, tables: tuple[WindowTable, WindowTable], origins: Integers, size: int
+) -> Iterator[_Grouping]:
+    along = (axis_classes(plan.windows, tables, axis, origins[:, axis], CLASS_LIMITS) for axis in (0, 1))
+    for (rows, row_sizes), (cols, col_sizes) in zip(*along, strict=True):
+        counts = np.bincount(rows * len(col_sizes) + cols, minlength=len(row_sizes) * len(col_sizes))
+        flops = ((row_sizes * [w.flops for w in plan.windows]) @ col_sizes.T).reshape(-1)
+        runs = -(-counts // size)
+        yield _Grouping(rows, cols, row_sizes, col_sizes, float(counts @ flops + runs.sum() * plan.run_flops))
 
 
 def _bands(plan: Plan, table: WindowTable, origins: Integers, sizes: Integers) -> tuple[tuple[int, int], ...]:

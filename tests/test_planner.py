@@ -80,7 +80,8 @@ def test_classes_cost_least_for_these_queries(tmp_path: Path, queries: int) -> N
     plan = kx.compile(tmp_path / "net.onnx", patch=8, verify=False).plan
     tables = window_tables(plan.program, plan.windows, (8, 8))
     origins = np.random.default_rng(0).integers(0, 128 - 8, (queries, 2))
-    costs = [batches._grouping(plan, tables, origins, 16, limit).flops for limit in batches.CLASS_LIMITS]
+    costs = [grouping.flops for grouping in batches._groupings(plan, tables, origins, 16)]
+    assert len(costs) == len(batches.CLASS_LIMITS)
     found = list(batches.plan_batches(plan, tables, origins, (8, 8), 16))
     spent = sum(
         plan.run_flops
