@@ -250,11 +250,11 @@ def run_seconds(nodes: int, view_bytes: int, streamed: int) -> float:
     """What a run of the incremental graph takes however many queries it has.
 
     Args:
-        nodes: of the graph.
+        nodes: of the graph; about half of them do as much for one query as for many.
         view_bytes: of the views; about a third of them, the bands that a batch needs, are brought beside its windows.
         streamed: bytes of weights that every run reads from memory.
     """
-    return nodes * NODE + view_bytes / 3 * POOL + streamed * STREAM
+    return nodes * NODE / 2 + view_bytes / 3 * POOL + streamed * STREAM
 
 
 def streamed_bytes(net: Network, regions: Regions) -> int:

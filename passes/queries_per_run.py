@@ -16,7 +16,7 @@ BATCH_BYTES = 20_000_000
 STREAMED_SHARE = 0.2
 """So many bytes more for each byte of weights that a batch reads once, however many queries it has."""
 
-BATCHES = (8, 16, 32, 64)
+BATCHES = (8, 16, 32, 64, 128)
 """Queries per run, the one that comes nearest to BATCH_BYTES."""
 
 DENSE_BATCH_BYTES = 16_000_000

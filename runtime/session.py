@@ -26,6 +26,9 @@ from krypton_onnx.runtime.outputs import Regions, gathered, gathered_regions, no
 from krypton_onnx.runtime.side_by_side import available_cores, side_by_side
 from krypton_onnx.runtime.targets import Target
 
+BATCHES_A_WORKER = 2
+"""At the least, where there are queries enough."""
+
 
 class Session:
     """A compiled model, ready to be asked. Immutable; threads may share it.
@@ -160,7 +163,8 @@ class Session:
             patch: (height, width).
         """
         tables, lane = self._ways(patch)
-        size = min(lane.batch, max(1, -(-len(origins) // lane.workers)))
+        # Several for each worker, so that none is left with a long last one while the others are done.
+        size = min(lane.batch, max(1, -(-len(origins) // (BATCHES_A_WORKER * lane.workers))))
         return plan_batches(self.plan, tables, origins, patch, size)
 
     def run(
