@@ -39,6 +39,11 @@ def attribute(network: nn.Module, image: Array, perturbations_per_eval: int) -> 
 
 
 def best_size(network: nn.Module, image: Array) -> int:
-    """The fastest perturbations_per_eval; warms up, too."""
+    """The fastest perturbations_per_eval, tried for as long as more are not slower; warms up, too."""
     attribute(network, image, SIZES[0])
-    return min(SIZES, key=lambda size: timed(lambda: attribute(network, image, size)))
+    seconds: dict[int, float] = {}
+    for size in SIZES:
+        seconds[size] = timed(lambda size=size: attribute(network, image, size))
+        if seconds[size] > min(seconds.values()):
+            break  # larger ones of a large image would not even fit into the memory
+    return min(seconds, key=lambda size: seconds[size])

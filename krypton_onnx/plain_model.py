@@ -29,6 +29,9 @@ BATCHES = (1, 2, 4, 8, 16, 32)
 _HOPELESS = 1.5
 """Two batch sizes in a row that are this much slower than the best so far end the search."""
 
+_LONG = 1.5
+"""So does a run of that many seconds: what it costs once no longer counts, and larger ones need the memory."""
+
 _ROUNDS = 4
 """Runs at each batch size tried, of which the fastest counts."""
 
@@ -104,7 +107,7 @@ class PlainModel:
             again()
             seconds[batch] = min(timed(again) for _ in range(_ROUNDS)) / batch
             hopeless = hopeless + 1 if seconds[batch] > _HOPELESS * min(seconds.values()) else 0
-            if hopeless == 2:
+            if hopeless == 2 or seconds[batch] * batch > _LONG:
                 break
         return seconds
 
