@@ -68,7 +68,7 @@ class Result:
         difference: the largest |incremental − plain| of any output on the plain model's queries.
         sides: the timing of each side; its turns are those of the others.
         growth: the incremental side's timings for few queries, base run included.
-        base: timing of the base run, which answers the image itself too; its queries are runs.
+        base: timing of the base run; its queries are runs.
         single: timing of the plain model at batch 1.
         memory: bytes of private memory of each side at the peak.
         operators: of the incremental and of the plain graph.

@@ -4,10 +4,14 @@ The base run keeps the table of the map's prefix sums, S[y, x] = the sum of all 
 sum over any window is a matter of its four corners; and below it a row that holds cells · the base's mean, as the model
 itself computes it. A query's mean is
 
-    the base's mean + (sum of the query's own window − the base's sum there) ÷ cells
+    (base's sum outside the window + the runtime's rounding of the base's mean, by the share outside
+     + sum of the query's own window) ÷ cells
 
-in float64, so that a query that changes little gives what little it changes, however the runtime rounds the mean.
+in float64: so that a query that changes little gives what little it changes, however the runtime rounds the mean, and
+an outside that is all zero gives nothing.
 """
+
+from collections.abc import Container
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -20,6 +24,24 @@ from krypton_onnx.passes.windows import Box
 
 TABLE = np.dtype(np.float64)
 """Of prefix sums, which grow with the map while their differences do not."""
+
+
+# fmt: off
+TAME = frozenset({
+    "Add", "AveragePool", "BatchNormalization", "Clip", "Concat", "Conv", "Dropout", "Elu", "Flatten", "Gemm",
+    "GlobalAveragePool", "HardSigmoid", "HardSwish", "Identity", "LeakyRelu", "LogSoftmax", "MatMul", "MaxPool", "Mul",
+    "PRelu", "ReduceMean", "Relu", "Reshape", "Sigmoid", "Slice", "Softmax", "Split", "Squeeze", "Sub", "Tanh",
+    "Transpose", "Unsqueeze",
+})
+# fmt: on
+"""Operators that neither make numbers beyond all bounds nor magnify a difference in rounding beyond them: no logarithm,
+no quotient, no power, no rounding to integers. Where all of a model are of these, a mean may differ in its last bit."""
+
+
+def is_tame(net: network.Network, moving: Container[str]) -> bool:
+    """Whether all operators that depend on the image are tame."""
+    nodes = [node for node in net.graph.nodes if node.outputs[0].name in moving]
+    return all(node.op in TAME and not network.domain(node) for node in nodes)
 
 
 def is_map_mean(node: gs.Node, axes: Axes) -> bool:
@@ -89,31 +111,25 @@ def emit_map_mean(
     """
     with emitter.scope(f"{name}/sums"):
         cells = emitter.constant(np.array(extents[0] * extents[1], TABLE))
-        share = emitter.op("Div", _cells(emitter, box), cells)
-        corners, weights = _corners(emitter, table, extents, box), _weights(emitter, share)
-        outside = emitter.op(
-            "Squeeze", emitter.op("MatMul", weights, corners), emitter.constant(np.array([1], np.int64))
-        )
-        mean = emitter.op("Div", emitter.op("Add", outside, own), cells)
+        corners = _corners(emitter, table, extents, box)
+        outside = _weighted(emitter, corners, [0, 1, -1, 1, 1, -1])
+        one, nothing = (emitter.constant(np.array(n, TABLE)) for n in (1, 0))
+        share = emitter.op("Sub", one, emitter.op("Div", _cells(emitter, box), cells))
+        rounding = emitter.op("Mul", _weighted(emitter, corners, [1, -1, 0, 0, 0, 0]), share)
+        kept = emitter.op("Where", emitter.op("Equal", outside, nothing), nothing, rounding)
+        mean = emitter.op("Div", emitter.op("Add", emitter.op("Add", outside, kept), own), cells)
     return emitter.op("Cast", mean, name=name, to=element_type(np.dtype(np.float32)))
+
+
+def _weighted(emitter: Emitter, corners: gs.Variable, weights: list[int]) -> gs.Variable:
+    """A sum of what `_corners` gives: [Q, C]."""
+    product = emitter.op("MatMul", emitter.constant(np.array([weights], TABLE)), corners)
+    return emitter.op("Squeeze", product, emitter.constant(np.array([1], np.int64)))
 
 
 def _cells(emitter: Emitter, box: Box) -> gs.Variable:
     """How many a window has, a scalar in float64."""
     return emitter.op("Cast", IntGraph(emitter).op("Mul", *box.sizes).tensor, to=element_type(TABLE))
-
-
-def _weights(emitter: Emitter, share: gs.Variable) -> gs.Variable:
-    """[1, 6], what each of the entries that `_corners` gives counts.
-
-    Of the base's sum as the model rounds it counts what lies outside the window, and inside the exact one: so that a
-    window as large as the map leaves nothing of that rounding.
-    """
-    one = emitter.constant(np.ones(1, TABLE))
-    inside = emitter.op("Reshape", share, emitter.constant(np.array([1], np.int64)))
-    corners = emitter.constant(np.array([-1, 1, 1, -1], TABLE))
-    flat = emitter.op("Concat", emitter.op("Sub", one, inside), inside, corners, axis=0)
-    return emitter.op("Unsqueeze", flat, emitter.constant(np.zeros(1, np.int64)))
 
 
 def emit_window_sum(emitter: Emitter, maps: gs.Variable, axes: Axes, box: Box, name: str) -> gs.Variable:

@@ -36,8 +36,8 @@ class Session:
     Args:
         artifact: an `Artifact`, or the path of one.
         providers: ONNX Runtime's execution providers; the CPU's by default.
-        session_options: ONNX Runtime's options, used for both graphs. Unless they give a run a single thread, batches
-            run one after another, each on as many threads as they say.
+        session_options: ONNX Runtime's options, used for both graphs. Batches then run one after another, each on as
+            many threads as they say; side by side only if they give a run a single one, and `threads` is more.
         memory_budget: bytes that all but the weights may take at the peak, by which the batch size is chosen; None for
             no limit.
         threads: cores to use, by default all that this process may. On the CPU a batch runs on one thread, and as many
@@ -59,7 +59,8 @@ class Session:
         self._budget = _checked_count(memory_budget, "memory_budget must be a whole number of bytes")
         self._ragged = ragged_names(self.plan)
         _way(self.plan, self._budget, 1, self.plan.patch)  # refuse too small a budget before any work
-        cores = _checked_count(threads, "threads must be a whole number of cores, at least 1") or available_cores()
+        given = _checked_count(threads, "threads must be a whole number of cores, at least 1")
+        cores = given or (available_cores() if session_options is None else 1)
         self._workers = workers_for(cores, providers, session_options)
         self._ways = lru_cache(maxsize=8)(partial(_way, self.plan, self._budget, self._workers))
         self._base = Engine(self.artifact.folder / "base.onnx", providers, session_options or spread_options(cores))

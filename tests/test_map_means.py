@@ -86,3 +86,41 @@ def test_a_sum_or_a_mean_along_one_axis_reads_the_map(tmp_path: Path) -> None:
     pair = twin(Net(model, IMAGE), tmp_path, (5, 4))
     assert not any(view.sums for view in pair.session.plan.views)
     assert all(check.exact for check in pair.check(probe(np.random.default_rng(1), IMAGE, (5, 4), 12)))
+
+
+@pytest.mark.parametrize(
+    "behind",
+    [
+        [node("Pow", ["m", "third"], ["p"]), node("LpNormalization", ["p"], ["y"], axis=1)],
+        [node("Log", ["m"], ["y"])],
+        [node("QuantizeLinear", ["m", "scale"], ["q"]), node("DequantizeLinear", ["q", "scale"], ["y"])],
+    ],
+)
+def test_what_could_magnify_the_last_bit_of_a_mean_reads_the_map(behind: list[onnx.NodeProto], tmp_path: Path) -> None:
+    nodes = [*BEFORE[:2], node("Conv", ["b", "second"], ["c"], pads=[1, 1, 1, 1]), node("Exp", ["c"], ["x"])]
+    nodes += [node("GlobalAveragePool", ["x"], ["m"]), *behind]
+    weights = {key: WEIGHTS[key] for key in ("first", "second")} | {
+        "third": np.float32(1 / 3),
+        "scale": np.float32(0.1),
+    }
+    used = {n for one in nodes for n in one.input}
+    weights = {key: value for key, value in weights.items() if key in used}
+    model = small_net(nodes, weights, outputs={"y": (FLOAT, None)}, inputs={"image": ["N", *IMAGE]})
+    pair = twin(Net(model, IMAGE), tmp_path, (5, 4))
+    assert not any(view.sums for view in pair.session.plan.views)
+    assert pair.session.plan.windows
+
+
+def test_a_mean_of_nothing_is_nothing(tmp_path: Path) -> None:
+    """Where the patch takes away all there was, no rounding of what there was may stay."""
+    nodes = [*BEFORE, node("Relu", ["x"], ["r"]), node("GlobalAveragePool", ["r"], ["y"])]
+    weights = {key: WEIGHTS[key] for key in ("first", "second")}
+    model = small_net(nodes, weights, outputs={"y": (FLOAT, None)}, inputs={"image": ["N", *IMAGE]})
+    session = twin(Net(model, IMAGE), tmp_path, (5, 4)).session
+    assert any(view.sums for view in session.plan.views)
+    image = np.zeros(IMAGE, np.float32)
+    image[:, 10:14, 20:23] = np.random.default_rng(0).random((3, 4, 3)) * 3
+    base = session.materialize(image)
+    assert np.abs(base.outputs["y"]).max() > 1e-4
+    (found,) = session.infer(base, np.array([[9, 19]]), np.zeros((3, 6, 6), np.float32))["y"]
+    assert not found.any()

@@ -92,3 +92,14 @@ def test_classes_cost_least_for_these_queries(tmp_path: Path, queries: int) -> N
     classes = len({b.window_sizes.tobytes() for b in found})
     assert classes == 1 if queries == 1 else classes <= queries
     assert (queries < 100) or classes > 4
+
+
+def test_a_bias_that_is_an_input_stays_with_its_convolution(tmp_path: Path) -> None:
+    model = bottleneck()
+    next(n for n in model.graph.node if "e" in n.output).input.append("bias")
+    model.graph.input.append(helper.make_tensor_value_info("bias", onnx.TensorProto.FLOAT, [64]))
+    onnx.save(model, tmp_path / "net.onnx")
+    layout = planner.plan_layout(*normalized(tmp_path / "net.onnx", image_input="image"), (8, 8))
+    assert "e" in layout.window_of
+    assert "e" not in layout.on_rows
+    kx.compile(tmp_path / "net.onnx", image_input="image")  # verified

@@ -78,6 +78,8 @@ def inspect(
 
 def _plan_text(found: "Inspection") -> str:
     total = sum(segment.seconds for segment in found.segments)
+    if not total:
+        return f"Nothing in {found.model} that takes time depends on the image."
     heading = ("maps", "computed", "tensors", "predicted, ms", "share")
     rows = [(*_segment(s), f"{s.seconds * 1e3:.3f}", f"{s.seconds / total:.1%}") for s in found.segments]
     whole = ("", "", "", f"{total * 1e3:.3f}", "100.0%")
@@ -113,7 +115,7 @@ def _segment(segment: "Segment") -> tuple[str, str, str]:
 
 
 def _compared(predicted: float, measured: float) -> tuple[str, str, str]:
-    return f"{predicted * 1e3:.3f}", f"{measured * 1e3:.3f}", f"{predicted / measured - 1:+.0%}"
+    return f"{predicted * 1e3:.3f}", f"{measured * 1e3:.3f}", f"{predicted / measured - 1:+.0%}" if measured else ""
 
 
 def _text(found: "Inspection") -> str:
