@@ -216,7 +216,7 @@ def test_what_a_process_uses_is_not_removed(tmp_path: Path, monkeypatch: pytest.
     """Neither for want of room nor when all is cleared; once the last has ended, both remove it."""
     model = net(tmp_path / "net.onnx")
     program = [sys.executable, "-c", USES, str(model)]
-    process = subprocess.Popen(program, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(program, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=tmp_path)
     assert process.stdout is not None
     folder = Path(process.stdout.readline().strip())
     limit_to(1.5, monkeypatch)
@@ -262,7 +262,8 @@ def test_many_processes_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     use(tmp_path / "0.onnx")
     limit_to(1.5, monkeypatch)
     programs = [
-        subprocess.Popen([sys.executable, "-c", HURRIES, str(tmp_path)], stderr=subprocess.PIPE) for _ in range(3)
+        subprocess.Popen([sys.executable, "-c", HURRIES, str(tmp_path)], stderr=subprocess.PIPE, cwd=tmp_path)
+        for _ in range(3)
     ]
     assert [program.communicate()[1] for program in programs] == [b""] * 3
     assert hidden() == []
@@ -276,7 +277,7 @@ def test_what_a_killed_process_leaves_is_removed(tmp_path: Path) -> None:
         "with cache", "w.onnx.save_model = lambda *_: (print('writing', flush=True), time.sleep(60))\nwith cache"
     )
     program = [sys.executable, "-c", waits, str(net(tmp_path / "net.onnx"))]
-    process = subprocess.Popen(program, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(program, stdout=subprocess.PIPE, text=True, cwd=tmp_path)
     assert process.stdout is not None
     assert process.stdout.readline() == "writing\n"
     cache.clear()

@@ -377,7 +377,7 @@ def test_bench_of_a_sample_on_both_sides(place, monkeypatch):
     grid = ("--patch", "8", "--stride", "1", "--queries", "sample", "--repeats", "1")
     found = answer("bench", "given/net.onnx", *grid)
     assert found["grid"] == 625
-    assert 30 <= found["incremental"]["queries"] < 200
+    assert 30 <= found["incremental"]["queries"] < 400
     assert found["full"]["queries"] == 64
 
 
