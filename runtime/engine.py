@@ -103,13 +103,6 @@ def quiet_options(threads: int | None = None) -> ort.SessionOptions:
     return options
 
 
-def spread_options(cores: int) -> ort.SessionOptions:
-    """For a single run spread over so many cores, with others behind it: its threads do not wait for the next one."""
-    options = quiet_options(cores)
-    options.add_session_config_entry("session.force_spinning_stop", "1")
-    return options
-
-
 def workers_for(cores: int, providers: Sequence[Provider] | None, options: ort.SessionOptions | None) -> int:
     """Runs to do side by side, one on each core, where a run takes a single thread; else one.
 

@@ -19,7 +19,7 @@ from krypton_onnx.preprocess import Fill
 from krypton_onnx.runtime.arguments import image_tensor, other_inputs, patch_origins, patch_tensor
 from krypton_onnx.runtime.base import Base, Content, Output, Outputs
 from krypton_onnx.runtime.batches import Batch, Integers, plan_batches
-from krypton_onnx.runtime.engine import Array, Engine, Provider, quiet_options, spread_options, workers_for
+from krypton_onnx.runtime.engine import Array, Engine, Provider, quiet_options, workers_for
 from krypton_onnx.runtime.explain import Edge, Pair, Question, explain, pair
 from krypton_onnx.runtime.memory import Lanes, lanes
 from krypton_onnx.runtime.outputs import Regions, gathered, gathered_regions, no_answers, ragged_names, region_windows
@@ -63,7 +63,7 @@ class Session:
         cores = given or (available_cores() if session_options is None else 1)
         self._workers = workers_for(cores, providers, session_options)
         self._ways = lru_cache(maxsize=8)(partial(_way, self.plan, self._budget, self._workers))
-        self._base = Engine(self.artifact.folder / "base.onnx", providers, session_options or spread_options(cores))
+        self._base = Engine(self.artifact.folder / "base.onnx", providers, session_options or quiet_options(cores))
         own = session_options or quiet_options(cores // self._workers)
         self._incremental = Engine(self.artifact.folder / "incremental.onnx", providers, own)
 
