@@ -37,10 +37,10 @@ def can_run_on_rows(node: gs.Node, rule: WindowRule, moving: frozenset[str]) -> 
 
 
 def _is_product(node: gs.Node) -> bool:
-    operands = [values(t) for t in node.inputs[1:] if not network.is_absent(t)]
-    if any(known is None for known in operands) or node.attrs.get("group", 1) != 1:
+    weights, *others = (values(t) for t in node.inputs[1:] if not network.is_absent(t))
+    if weights is None or any(known is None for known in others) or node.attrs.get("group", 1) != 1:
         return False
-    return np.shape(operands[0])[2:] == (1, 1) and not any(node.attrs.get("pads", ()))
+    return weights.shape[2:] == (1, 1) and not any(node.attrs.get("pads", ()))
 
 
 def _is_by_channel(tensor: gs.Tensor) -> bool:
