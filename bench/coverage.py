@@ -10,7 +10,6 @@ page, which is written anew after each: `--resume` measures only what is missing
 import argparse
 import gc
 import json
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterable
@@ -18,6 +17,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import onnx
+from tree import ROOT, commit
 
 import krypton_onnx as kx
 from krypton_onnx import models
@@ -28,10 +28,9 @@ from krypton_onnx.passes.pipeline import normalized
 from krypton_onnx.passes.regions import Dense
 from krypton_onnx.plan import Plan
 
-ROOT = Path(__file__).parent.parent
 sys.path.append(str(ROOT / "tests"))
 
-import exports  # noqa: E402
+import exports
 
 NAMES = (*exports.NAMES, *models.NAMES)
 PATCH, STRIDE, REPEATS = 16, 4, 3
@@ -195,13 +194,6 @@ def page(rows: Iterable[Row]) -> str:
             "",
         ]
     )
-
-
-def commit() -> str:
-    """Of the tree that this file lies in."""
-    command = ["git", "describe", "--always", "--dirty", "--exclude=*"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    return done.stdout.strip() or "unknown"
 
 
 def main() -> None:

@@ -6,8 +6,8 @@ from pathlib import Path
 from chart import draw
 from operators import ARITHMETIC, OperatorCost, total
 from results import GROWTH, Result, Side
+from tree import ROOT
 
-ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "docs" / "benchmarks.json"
 PAGE = ROOT / "docs" / "benchmarks.md"
 CHART = ROOT / "docs" / "images" / "benchmarks.svg"

@@ -10,7 +10,6 @@ is compared. Captum's side needs the extra `bench`; memory is read as Linux tell
 """
 
 import argparse
-import subprocess
 import tempfile
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
@@ -19,9 +18,10 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
-from report import RESULTS, ROOT, render, row
+from report import RESULTS, render, row
 from results import CASES, Case, Result, merge, read, write
 from sides import HAS_CAPTUM, Prepared, Times, operator_costs, peak, times
+from tree import commit
 
 from krypton_onnx import models
 from krypton_onnx.benchmark import machine
@@ -53,13 +53,6 @@ def apart(function: Callable[P, T], *arguments: P.args, **options: P.kwargs) -> 
     """A call in a fresh process, so that nothing that ran before leaves memory or threads behind."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         return pool.submit(function, *arguments, **options).result()
-
-
-def commit() -> str:
-    """Of the tree that this file lies in."""
-    command = ["git", "describe", "--always", "--dirty", "--exclude=*"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    return done.stdout.strip() or "unknown"
 
 
 def main() -> None:

@@ -26,6 +26,7 @@ from krypton_onnx.runtime.base import Output, Outputs
 from krypton_onnx.runtime.engine import Array, quiet_options
 from krypton_onnx.runtime.explain import Pair
 from krypton_onnx.runtime.session import Session
+from krypton_onnx.runtime.side_by_side import available_cores
 from krypton_onnx.sweep import Origins, Sweep, answered, even_sample
 
 Queries = int | Literal["all", "sample"] | None
@@ -142,7 +143,7 @@ def benchmark(
     """
     rng = np.random.default_rng(seed)
     sweep = Sweep.random(artifact.plan, patch, stride, rng, inputs or {})
-    options = session_options(threads)
+    options = quiet_options(threads)
     plain = PlainModel(Path(model), artifact.plan, options, sweep.others)
     session = Session(artifact, threads=threads)
     batch_seconds = plain.best_batch(sweep.image, sweep.content)
@@ -182,14 +183,6 @@ def in_turns(sides: Mapping[str, Callable[[], float]], repeats: int) -> dict[str
     return {name: tuple(turn[name] for turn in turns) for name in sides}
 
 
-def session_options(threads: int | None) -> ort.SessionOptions:
-    """ONNX Runtime's defaults with this many threads, without its messages."""
-    options = quiet_options()
-    if threads is not None:
-        options.intra_op_num_threads = threads
-    return options
-
-
 def largest_difference(a: Outputs, b: Outputs) -> float:
     """The largest absolute difference of any output.
 
@@ -218,7 +211,7 @@ def machine(threads: int | None = None) -> Machine:
     Args:
         threads: that ONNX Runtime was told to use; None for its own choice, one per core.
     """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = available_cores()
     return Machine(_cpu_name(), cores, threads or cores, ort.__version__, f"{platform.system()} {platform.machine()}")
 
 

@@ -131,7 +131,7 @@ def inspect_model(
     image_shape = (static_shape(net.image_tensor) or (0, 0, 0, 0))[1:]
     origins = grid((image_shape[1], image_shape[2]), sizes, steps, edge, None)
     layout = plan_layout(net, regions, sizes)
-    predicted = layout.costs.predict()
+    predicted = layout.costs.usual
     means = _mean_sizes(regions.program, origins, sizes)
     dense = {entry.node: entry.reason for entry in layout.dense}
     moving = [node for node in net.graph.nodes if node.outputs[0].name in regions.states]

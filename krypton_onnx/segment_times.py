@@ -19,16 +19,11 @@ from numpy.typing import ArrayLike
 
 from krypton_onnx.artifact import Artifact
 from krypton_onnx.plain_model import PlainModel
-from krypton_onnx.plan import Plan, Segment
-from krypton_onnx.random_inputs import random_images
-from krypton_onnx.runtime.arguments import other_inputs
-from krypton_onnx.runtime.base import Base
-from krypton_onnx.runtime.batches import Batch
+from krypton_onnx.plan import Segment
 from krypton_onnx.runtime.engine import Array, Engine, quiet_options
-from krypton_onnx.runtime.explain import grid
 from krypton_onnx.runtime.session import Session
+from krypton_onnx.sweep import SAMPLE, Sweep, answered, even_sample
 
-BATCHES = 12
 REPEATS = 5
 
 INDEX_SCOPES = ("queries/", "origins/", "windows/", "view_rows/", "reads/", "index/")
@@ -73,28 +68,18 @@ def measure_segments(
         KryptonError: ONNX Runtime refuses the model, or the patch does not fit.
     """
     plan = artifact.plan
-    image = random_images(np.random.default_rng(0), plan, 1)[0]
-    session = Session(artifact, session_options=quiet_options(1))
-    size = (plan.image.shape[1] or 0, plan.image.shape[2] or 0)
-    origins = grid(size, patch, stride, "cover", None).reshape(-1, 2)
-    batches = list(session.batches(origins, patch))
-    chosen = [batches[i] for i in np.unique(np.linspace(0, len(batches) - 1, BATCHES).astype(int))]
-    others = other_inputs(inputs, plan.other_inputs)
-    scale = _full_seconds(PlainModel(model, plan, quiet_options(1), others), plan, image, patch) / plan.full_seconds
-    measured = _profiled(artifact, session, session.materialize(image, others), chosen)
-    return tuple(SegmentTime(s, s.seconds * scale, t) for s, t in zip(plan.segments, measured, strict=True))
+    sweep = Sweep.random(plan, patch, stride, np.random.default_rng(0), inputs)
+    plain = PlainModel(model, plan, quiet_options(1), sweep.others)
+    scale = min(plain.best_batch(sweep.image, sweep.content).values()) / plan.full_seconds
+    times = zip(plan.segments, _profiled(artifact, sweep), strict=True)
+    return tuple(SegmentTime(segment, segment.seconds * scale, seconds) for segment, seconds in times)
 
 
-def _full_seconds(plain: PlainModel, plan: Plan, image: Array, patch: tuple[int, int]) -> float:
-    """Seconds an image of full inference at its best batch size."""
-    channels = plan.image.shape[0] or 0
-    content = np.zeros((*patch, channels) if plan.channels_last else (channels, *patch), image.dtype)
-    return min(plain.best_batch(image, content).values())
-
-
-def _profiled(artifact: Artifact, session: Session, base: Base, batches: list[Batch]) -> list[float]:
+def _profiled(artifact: Artifact, sweep: Sweep) -> list[float]:
     """Seconds a query of each segment: the median of several turns."""
-    content = np.zeros((1, artifact.plan.image.shape[0] or 0, *batches[0].patch), artifact.plan.image.dtype)
+    session = Session(artifact, session_options=quiet_options(1))
+    batches = even_sample(list(session.batches(sweep.origins, sweep.patch)), enough=SAMPLE)
+    base, content = session.materialize(sweep.image, sweep.others), sweep.shown(artifact.plan)
     with tempfile.TemporaryDirectory() as folder:
         options = quiet_options(1)
         options.enable_profiling, options.profile_file_prefix = True, os.path.join(folder, "run")
@@ -105,7 +90,7 @@ def _profiled(artifact: Artifact, session: Session, base: Base, batches: list[Ba
         events = json.loads(engine.profile().read_text())
     owners = _owners(artifact)
     turns = np.array_split(list(_seconds(events, owners, len(artifact.plan.segments))), 1 + REPEATS)
-    queries = sum(len(batch.queries) for batch in batches)
+    queries = answered(batches)
     return [median(turn[:, s].sum() for turn in turns[1:]) / queries for s in range(len(artifact.plan.segments))]
 
 

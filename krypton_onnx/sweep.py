@@ -78,6 +78,10 @@ class Sweep:
         """
         return self.sample(rng, math.ceil(max(SAMPLE, SAMPLE_SECONDS / seconds) / batch) * batch)
 
+    def shown(self, plan: Plan) -> Array:
+        """The content as the incremental graph takes it: [1, C, h, w]."""
+        return (np.moveaxis(self.content, -1, 0) if plan.channels_last else self.content)[None]
+
     def seconds(self, session: Session, batches: Sequence[Batch], queries: int) -> float:
         """Seconds that the incremental side takes for batches, the base run included.
 
@@ -86,12 +90,12 @@ class Sweep:
             batches: some of those in which the session answers `queries`, or all.
             queries: the base run counts by the share of these that the batches hold.
         """
-        content = np.moveaxis(self.content, -1, 0) if session.plan.channels_last else self.content
+        content = self.shown(session.plan)
         started = time.perf_counter()
         base = session.materialize(self.image, self.others)
         _ = base.outputs  # a heatmap needs them
         materialized = time.perf_counter()
-        deque(session.run(base, batches, lambda _: content[None]), maxlen=0)
+        deque(session.run(base, batches, lambda _: content), maxlen=0)
         ended = time.perf_counter()
         return (materialized - started) * answered(batches) / queries + ended - materialized
 

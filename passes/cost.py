@@ -145,6 +145,11 @@ class Costs:
     on_rows: frozenset[str]
     readings: Sequence[Reading]
 
+    @cached_property
+    def usual(self) -> Prediction:
+        """The prediction for batches of BATCH, by which plans are compared."""
+        return self.predict()
+
     def predict(self, batch: int = BATCH) -> Prediction:
         """Predict what the mean query costs in batches of so many; full inference in those of BATCH."""
         full = arithmetic = exact = 0.0

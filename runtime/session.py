@@ -40,8 +40,8 @@ class Session:
             many threads as they say; side by side only if they give a run a single one, and `threads` is more.
         memory_budget: bytes that all but the weights may take at the peak, by which the batch size is chosen; None for
             no limit.
-        threads: cores to use, by default all that this process may. On the CPU a batch runs on one thread, and as many
-            batches side by side: so no thread ever waits for another within a batch.
+        threads: cores to use, by default all that this process may, with `session_options` one. On the CPU a batch
+            runs on one thread, and as many batches side by side: so no thread ever waits for another within a batch.
 
     Raises:
         KryptonError: the artifact is not whole, ONNX Runtime refuses it, or the budget is too small for one query.

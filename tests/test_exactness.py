@@ -38,7 +38,7 @@ from krypton_onnx.verification import OutputCheck, Probe, check_output
 # The same examples on every run; a longer hunt only has to raise max_examples and drop derandomize.
 RANDOM = settings(
     derandomize=True,
-    phases=[Phase.explicit, Phase.generate],
+    phases=[Phase.explicit, Phase.generate],  # to shrink a net takes minutes; bench/fuzz.py does it better
     database=None,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much],

@@ -18,10 +18,6 @@ if TYPE_CHECKING:
     from krypton_onnx.preprocess import Preprocess
 
 
-LEAST_SPEEDUP = 1.1
-"""What is predicted to gain less is said so before the work."""
-
-
 @contextmanager
 def compiled(
     model: Path,
@@ -198,6 +194,8 @@ def speed_text(predicted: float, *, full_inference: bool) -> str | None:
         predicted: the speedup that windows would give.
         full_inference: whether the plan does without them.
     """
+    from krypton_onnx.plan import LEAST_SPEEDUP
+
     if full_inference:
         return f"Runs as full inference: windows are predicted to give only {predicted:.2f}x"
     if predicted < LEAST_SPEEDUP:
