@@ -65,14 +65,15 @@ class NodeCost:
 
 
 def profile_incremental(artifact: Artifact, sweep: Sweep) -> list[NodeCost]:
-    """The nodes of the incremental graph, on an even sample of the grid's batches."""
+    """The nodes of the incremental graph and of the tail, on an even sample of the grid's batches."""
 
-    def run(options: ort.SessionOptions) -> tuple[int, int]:
+    def run(options: ort.SessionOptions) -> tuple[list[int], int]:
         session = kx.Session(artifact, session_options=options, threads=1)
         batches = even_sample(list(session.batches(sweep.origins, sweep.patch)), enough=SAMPLE)
         for _ in range(2):  # the first warms up
             sweep.seconds(session, batches, len(sweep.origins))
-        return len(batches), answered(batches)
+        groups = len({batch.group for batch in batches})
+        return [len(batches), *([groups] if artifact.plan.tail else [])], answered(batches)
 
     return _profile(run)
 
@@ -80,12 +81,12 @@ def profile_incremental(artifact: Artifact, sweep: Sweep) -> list[NodeCost]:
 def profile_plain(model: Path, plan: Plan, sweep: Sweep, batch: int) -> list[NodeCost]:
     """The nodes of the unmodified model, in batches of this size."""
 
-    def run(options: ort.SessionOptions) -> tuple[int, int]:
+    def run(options: ort.SessionOptions) -> tuple[list[int], int]:
         plain = PlainModel(model, plan, options)
         runs = math.ceil(SAMPLE / batch)
         for _ in range(2):
             plain.run(sweep.image, sweep.origins[: runs * batch], sweep.content, batch)
-        return runs, runs * batch
+        return [runs], runs * batch
 
     return _profile(run)
 
@@ -109,16 +110,22 @@ def total(name: str, parts: Iterable[OperatorCost]) -> OperatorCost:
 # -------------------------------------------------------------------------------------- reading the profile
 
 
-def _profile(run: Callable[[ort.SessionOptions], tuple[int, int]]) -> list[NodeCost]:
-    """Nodes of the session that is opened last in `run`, which gives (runs, queries) to count, the last of all."""
+def _profile(run: Callable[[ort.SessionOptions], tuple[list[int], int]]) -> list[NodeCost]:
+    """Nodes of the graphs that `run` opens last; it gives (runs of each to count, the last ones; queries)."""
     with tempfile.TemporaryDirectory() as folder:
         options = quiet_options(1)  # so that a node's time is its work
         options.enable_profiling = True
         options.profile_file_prefix = str(Path(folder) / "profile")
         runs, queries = run(options)  # its sessions, which write when they end, are gone by now
-        events = json.loads(max(Path(folder).iterdir()).read_bytes())
+        files = sorted(Path(folder).iterdir())[-len(runs) :]
+        profiles = [json.loads(file.read_bytes()) for file in files]
+    return [cost for pair in zip(profiles, runs, strict=True) for cost in node_costs(_last(*pair), queries)]
+
+
+def _last(events: list[dict[str, Any]], runs: int) -> list[dict[str, Any]]:
+    """The nodes' events of the last runs."""
     begin = [event["ts"] for event in events if event["name"] == "model_run"][-runs]
-    return node_costs((e for e in events if e["cat"] == "Node" and e["ts"] >= begin), queries)
+    return [event for event in events if event["cat"] == "Node" and event["ts"] >= begin]
 
 
 def node_costs(events: Iterable[dict[str, Any]], queries: int) -> list[NodeCost]:

@@ -75,7 +75,7 @@ def uniform_batches(session: kx.Session, sweep: Sweep) -> list[Batch]:
 
     All else is the session's: the same graph, frontier, views and batch size.
     """
-    with mock.patch.object(driver, "CLASS_LIMITS", (1,)):
+    with mock.patch.multiple(driver, CLASS_LIMITS=(1,), HALVINGS=0):
         return list(session.batches(sweep.origins, sweep.patch))
 
 

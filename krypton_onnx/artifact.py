@@ -14,6 +14,9 @@ from krypton_onnx.folders import private_folder, remove_stale
 from krypton_onnx.plan import FORMAT, Plan
 
 PLAN_FILE = "plan.json"
+BASE_FILE = "base.onnx"
+INCREMENTAL_FILE = "incremental.onnx"
+TAIL_FILE = "tail.onnx"
 SUFFIX = ".krypton"
 
 

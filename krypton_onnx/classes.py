@@ -16,8 +16,8 @@ from krypton_onnx.plan import Window
 
 Sizes = NDArray[np.int64]
 
-MAX_CLASSES = 8
-"""Window classes per axis. More save little arithmetic and leave batches half empty."""
+MAX_CLASSES = 16
+"""Window classes per axis. More save hardly any arithmetic."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -67,7 +67,7 @@ def axis_classes(
 ) -> list[Classes]:
     """Group origins of one axis into at most so many classes.
 
-    Classes are merged pairwise, always the two whose union costs the least arithmetic more.
+    Classes are merged pairwise, always the two whose union costs the least time more.
 
     Args:
         windows: the plan's windows.
@@ -79,8 +79,8 @@ def axis_classes(
     Returns:
         The classes for each limit.
     """
-    # the mean window along the other axis turns rows into arithmetic
-    weights = np.array([w.flops for w in windows], np.float64) * tables[1 - axis].sizes.mean(axis=1)
+    # the mean window along the other axis turns rows into time
+    weights = np.array([w.seconds for w in windows], np.float64) * tables[1 - axis].sizes.mean(axis=1)
     needed = tables[axis].sizes[:, origins].T
     sizes, members, counts = np.unique(needed, axis=0, return_inverse=True, return_counts=True)
     found = _agglomerate(sizes, counts.astype(np.float64), weights, limits)

@@ -5,7 +5,7 @@ from typing import Any
 
 from krypton_onnx.geometry import AxisMap, Program
 
-FORMAT = 3
+FORMAT = 4
 """Version of plan.json. A reader refuses any other."""
 
 LEAST_SPEEDUP = 1.1
@@ -37,11 +37,13 @@ class Window:
         step: the region that the window covers, an index into the plan's region program.
         tensors: names of those tensors.
         flops: floating-point operations that one cell of the window costs.
+        seconds: that it is predicted to take, on one core of the reference machine.
     """
 
     step: int
     tensors: tuple[str, ...]
     flops: int
+    seconds: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +148,24 @@ class Memory:
 
 
 @dataclass(frozen=True, slots=True)
+class Tail:
+    """Layers at the end of the model that run apart from windows, as the graph tail.onnx.
+
+    Attributes:
+        inputs: names of the tensors [Q, …] that it takes: outputs of the incremental graph, behind all others if they
+            are not the model's.
+        outputs: names of the model's outputs that it computes; the incremental graph then does not have them.
+        batch: queries per run.
+        memory: bytes per query.
+    """
+
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    batch: int
+    memory: int
+
+
+@dataclass(frozen=True, slots=True)
 class Source:
     """The model that was compiled.
 
@@ -180,11 +200,13 @@ class Plan:
         views: the view inputs, in the order of `view_rows`.
         dense: where windows end and why.
         row_classes, col_classes: the window classes for `patch`.
-        run_flops: what a run costs however many queries it has, in floating-point operations of the same duration.
+        run_seconds: that a run is predicted to take however many queries it has, on one core of the reference machine.
+        query_seconds: that a query takes whatever its windows are, likewise.
         reduced_precision: whether the model computes anywhere in fewer bits than float32.
         epsilon: unit of rounding of the shortest floating-point type that it computes in, float32 at the longest.
         per_query: why the tail of the graph runs one query at a time; None if it does not.
         one_query: whether the graph takes exactly one query a run, for the same reason.
+        tail: what runs apart, for several batches at once; None if nothing does.
         segments: the parts of the graph and what each is predicted to cost.
         full_seconds: what full inference is predicted to cost an image, likewise.
         predicted_speedup: of windows over full inference, for the mean query of `patch`.
@@ -210,11 +232,13 @@ class Plan:
     dense: tuple[DenseNode, ...]
     row_classes: WindowClasses
     col_classes: WindowClasses
-    run_flops: int
+    run_seconds: float
+    query_seconds: float
     reduced_precision: bool
     epsilon: float
     per_query: str | None
     one_query: bool
+    tail: Tail | None
     segments: tuple[Segment, ...]
     full_seconds: float
     predicted_speedup: float

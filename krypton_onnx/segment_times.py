@@ -8,6 +8,7 @@ one is.
 import json
 import os
 import tempfile
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,12 +16,13 @@ from statistics import median
 
 import numpy as np
 import onnx
+import onnxruntime as ort
 from numpy.typing import ArrayLike
 
-from krypton_onnx.artifact import Artifact
+from krypton_onnx.artifact import INCREMENTAL_FILE, TAIL_FILE, Artifact
 from krypton_onnx.plain_model import PlainModel
 from krypton_onnx.plan import Segment
-from krypton_onnx.runtime.engine import Array, Engine, quiet_options
+from krypton_onnx.runtime.engine import Array, quiet_options
 from krypton_onnx.runtime.session import Session
 from krypton_onnx.sweep import SAMPLE, Sweep, answered, even_sample
 
@@ -77,21 +79,28 @@ def measure_segments(
 
 def _profiled(artifact: Artifact, sweep: Sweep) -> list[float]:
     """Seconds a query of each segment: the median of several turns."""
-    session = Session(artifact, session_options=quiet_options(1))
-    batches = even_sample(list(session.batches(sweep.origins, sweep.patch)), enough=SAMPLE)
-    base, content = session.materialize(sweep.image, sweep.others), sweep.shown(artifact.plan)
+    owners, segments = _owners(artifact), len(artifact.plan.segments)
     with tempfile.TemporaryDirectory() as folder:
         options = quiet_options(1)
         options.enable_profiling, options.profile_file_prefix = True, os.path.join(folder, "run")
-        engine = Engine(artifact.folder / "incremental.onnx", None, options)
-        for _ in range(1 + REPEATS):
-            for batch in batches:
-                engine.run(session.feed(base, batch, content))
-        events = json.loads(engine.profile().read_text())
-    owners = _owners(artifact)
-    turns = np.array_split(list(_seconds(events, owners, len(artifact.plan.segments))), 1 + REPEATS)
-    queries = answered(batches)
-    return [median(turn[:, s].sum() for turn in turns[1:]) / queries for s in range(len(artifact.plan.segments))]
+        queries = _turns(artifact, sweep, options)
+        files = sorted(Path(folder).iterdir())[1:]  # but for the base's, which is opened first
+        runs = [list(_seconds(json.loads(file.read_text()), owners, segments)) for file in files]
+    turns = [np.array_split(of_graph, 1 + REPEATS)[1:] for of_graph in runs]  # the first warms up
+    return [
+        median(sum(run[s] for runs in turn for run in runs) / queries for turn in zip(*turns, strict=True))
+        for s in range(segments)
+    ]
+
+
+def _turns(artifact: Artifact, sweep: Sweep, options: ort.SessionOptions) -> int:
+    """Answer a sample several times; how many queries it has. The session, which writes when it ends, is gone then."""
+    session, content = Session(artifact, session_options=options), sweep.shown(artifact.plan)
+    batches = even_sample(list(session.batches(sweep.origins, sweep.patch)), enough=SAMPLE)
+    base = session.materialize(sweep.image, sweep.others)
+    for _ in range(1 + REPEATS):
+        deque(session.run(base, batches, lambda _: content), maxlen=0)
+    return answered(batches)
 
 
 def _seconds(events: Iterable[dict[str, object]], owners: dict[str, int], segments: int) -> Iterator[Array]:
@@ -114,13 +123,17 @@ def _seconds(events: Iterable[dict[str, object]], owners: dict[str, int], segmen
 
 
 def _owners(artifact: Artifact) -> dict[str, int]:
-    """The segment of each node of the incremental graph, by the node's name and by that of its first output."""
+    """The segment of each node that answers queries, by the node's name and by that of its first output."""
     of_tensor = {name: i for i, segment in enumerate(artifact.plan.segments) for name in segment.tensors}
-    graph = onnx.load(artifact.folder / "incremental.onnx", load_external_data=False).graph
-    found = {node.output[0]: _owner(node.output[0], of_tensor) for node in graph.node}
+    graphs = [
+        onnx.load(artifact.folder / name, load_external_data=False).graph
+        for name in (INCREMENTAL_FILE, *([TAIL_FILE] if artifact.plan.tail else []))
+    ]
+    nodes = [node for graph in graphs for node in graph.node]
+    found = {node.output[0]: _owner(node.output[0], of_tensor) for node in nodes}
     index = next((i for i, s in enumerate(artifact.plan.segments) if s.windowed and s.extents is None), None)
     found.update({name: index for name, owner in found.items() if owner is None and name.startswith(INDEX_SCOPES)})
-    names = {node.name: found[node.output[0]] for node in graph.node}
+    names = {node.name: found[node.output[0]] for node in nodes}
     return {name: owner for name, owner in {**names, **found}.items() if owner is not None}
 
 

@@ -5,6 +5,8 @@ import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
+from operator import attrgetter
 from typing import Self
 
 import numpy as np
@@ -106,6 +108,8 @@ def answered(batches: Sequence[Batch]) -> int:
 
 
 def even_sample(batches: Sequence[Batch], *, enough: int) -> list[Batch]:
-    """Every so many batches of a grid, so that they hold about so many queries, and batches of all places."""
-    count = min(len(batches), max(SAMPLE_BATCHES, math.ceil(enough * len(batches) / answered(batches))))
-    return [batches[int(position)] for position in np.linspace(0, len(batches) - 1, count).round()]
+    """Every so many groups of a grid's batches, so that they hold about so many queries, and batches of all places."""
+    groups = [list(members) for _, members in groupby(batches, attrgetter("group"))]
+    share = max(SAMPLE_BATCHES / len(batches), enough / answered(batches))
+    count = min(len(groups), math.ceil(share * len(groups)))
+    return [batch for position in np.linspace(0, len(groups) - 1, count).round() for batch in groups[int(position)]]

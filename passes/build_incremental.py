@@ -17,10 +17,16 @@ from krypton_onnx.passes.planner import Layout
 from krypton_onnx.passes.regions import used_names
 from krypton_onnx.passes.rules.rule import NHWC, Axes, Form, WindowRule
 from krypton_onnx.passes.windows import POINT, Box, Maps, Source
+from krypton_onnx.plan import Tail
 
 
 def build_incremental(
-    net: Network, layout: Layout, patch: tuple[int, int], moving: frozenset[str], batch: BatchAxes | None
+    net: Network,
+    layout: Layout,
+    patch: tuple[int, int],
+    moving: frozenset[str],
+    batch: BatchAxes | None,
+    tail: Tail | None = None,
 ) -> tuple[gs.Graph, Bytes]:
     """Rewrite the model for a batch of queries.
 
@@ -39,20 +45,21 @@ def build_incremental(
         moving: names of the tensors that depend on the image.
         batch: where tensors have the batch, those that have it nowhere being computed query by query; None for a graph
             that takes exactly one query.
+        tail: what to leave to a graph of its own.
 
     Returns:
         The graph, and the most memory that its activations take at once.
     """
     builder = _Builder(net, layout, patch, moving, batch)
-    tail = []
+    one_by_one = []
     for node in net.graph.nodes:
         if batch is not None and network.outputs(node)[0].name in batch.lost:
-            tail.append(node)
+            one_by_one.append(node)
         else:
             builder.add(node)
-    if tail:
-        builder.add_tail(tail)
-    return builder.finish()
+    if one_by_one:
+        builder.add_one_by_one(one_by_one)
+    return builder.finish(tail)
 
 
 class _Builder:
@@ -288,7 +295,7 @@ class _Builder:
     def _cell_bytes(self, tensor: str) -> int:
         return self._channels(tensor) * int(np.dtype(self.tensors[tensor].dtype).itemsize)
 
-    def add_tail(self, nodes: list[gs.Node]) -> None:
+    def add_one_by_one(self, nodes: list[gs.Node]) -> None:
         """Append the nodes that lose the batch axis, to run once a query."""
         assert self.batch is not None
         made = {t.name for n in nodes for t in n.outputs}
@@ -309,14 +316,18 @@ class _Builder:
         # One query at a time, of which nothing is known to be freed early.
         self.emitter.sizes[outputs[0].name] += Bytes(fixed=sum(static_bytes(t) for n in nodes for t in n.outputs))
 
-    def finish(self) -> tuple[gs.Graph, Bytes]:
+    def finish(self, tail: Tail | None) -> tuple[gs.Graph, Bytes]:
         """The graph, without nodes that nothing reads, and its peak memory."""
         outputs = []
         for wanted in self.net.graph.outputs:
+            if tail is not None and wanted.name in tail.outputs:
+                continue
             tensor = self._per_query(wanted) if wanted.name in self.moving else self._repeated(wanted)
             tensor.name, tensor.dtype, tensor.shape = wanted.name, wanted.dtype, ["Q", *query_shape(wanted)]
             outputs.append(tensor)
         outputs += self._window_outputs()
+        if tail is not None:
+            outputs += self._handed_over(tail)
         graph = gs.Graph(
             self.emitter.nodes,
             [self.origins, self.content, self.window_sizes, self.view_rows, *self.sources, *self.others.values()],
@@ -340,6 +351,17 @@ class _Builder:
                 window.name, window.dtype, window.shape = f"{wanted.name}/window", wanted.dtype, extents
                 windows.append(window)
         return windows
+
+    def _handed_over(self, tail: Tail) -> list[gs.Variable]:
+        """What the tail takes, for every query, and the model's outputs do not hold already."""
+        tensors = []
+        outputs = {tensor.name for tensor in self.net.graph.outputs}
+        for name in (name for name in tail.inputs if name not in outputs):
+            tensor = self._whole(name)
+            tensor.name, tensor.dtype = name, self.tensors[name].dtype
+            tensor.shape = ["Q", *(static_shape(self.tensors[name]) or ())[1:]]
+            tensors.append(tensor)
+        return tensors
 
     def _per_query(self, wanted: gs.Variable) -> gs.Variable:
         """An output with an axis of queries in front."""

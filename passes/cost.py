@@ -136,6 +136,7 @@ class Costs:
         windows: by name, the mean window of the tensors that are computed in windows.
         on_rows: those of them that are computed as rows.
         readings: every read through the overlay.
+        tail_batch: queries that share the reading of weights, where that is done apart.
     """
 
     net: Network
@@ -144,13 +145,14 @@ class Costs:
     windows: Mapping[str, Sizes]
     on_rows: frozenset[str]
     readings: Sequence[Reading]
+    tail_batch: int | None = None
 
     @cached_property
     def usual(self) -> Prediction:
         """The prediction for batches of BATCH, by which plans are compared."""
         return self.predict()
 
-    def predict(self, batch: int = BATCH) -> Prediction:
+    def predict(self, batch: float = BATCH) -> Prediction:
         """Predict what the mean query costs in batches of so many; full inference in those of BATCH."""
         full = arithmetic = exact = 0.0
         parts: dict[tuple[tuple[int, int] | None, bool], tuple[list[str], list[float]]] = {}
@@ -160,18 +162,45 @@ class Costs:
             result = node.outputs[0].name
             if result not in self.regions.states:
                 continue
-            seconds, streamed = _dense_seconds(node, self.regions), _streamed(node) * STREAM
-            full += seconds + streamed / BATCH
+            full += _dense_seconds(node, self.regions) + streamed_bytes(node) * STREAM / BATCH
             arithmetic += flops(node)
             exact += flops(node) * self.shares.get(result, 1.0)
-            own = self._window_seconds(node, batch) if result in self.windows else seconds + streamed / batch
             names, times = parts.setdefault((self._extents(result), result in self.windows), ([], []))
             names.append(result)
-            times.append(own + self._overlay_seconds(node, batch))
+            times.append(self._seconds(node, batch))
         segments = tuple(Segment(*how, tuple(names), sum(times)) for how, (names, times) in parts.items())
         return Prediction(full, segments, arithmetic / exact if exact else 1.0)
 
-    def _window_seconds(self, node: gs.Node, batch: int) -> float:
+    @cached_property
+    def run_seconds(self) -> float:
+        """What a run takes however many queries it has."""
+        return self.predict(1).incremental - self._together.incremental
+
+    @cached_property
+    def query_seconds(self) -> float:
+        """What every query of however large a batch takes, whatever its windows are."""
+        windowed = math.fsum(self._seconds(self._nodes[name], math.inf) for name in self.windows)
+        return self._together.incremental - windowed
+
+    def cell_seconds(self, tensors: Sequence[str]) -> float:
+        """What a cell of the window that these tensors share takes, likewise."""
+        rows, cols = self.windows[tensors[0]]
+        return math.fsum(self._seconds(self._nodes[name], math.inf) for name in tensors) / (rows * cols)
+
+    @cached_property
+    def _together(self) -> Prediction:
+        """Of queries in a batch without end."""
+        return self.predict(math.inf)
+
+    def _seconds(self, node: gs.Node, batch: float) -> float:
+        windowed = node.outputs[0].name in self.windows
+        own = self._window_seconds(node, batch) if windowed else self._full_seconds(node, batch)
+        return own + self._overlay_seconds(node, batch)
+
+    def _full_seconds(self, node: gs.Node, batch: float) -> float:
+        return _dense_seconds(node, self.regions) + streamed_bytes(node) * STREAM / (self.tail_batch or batch)
+
+    def _window_seconds(self, node: gs.Node, batch: float) -> float:
         result = node.outputs[0].name
         rows, cols = self.windows[result]
         height, width = self.regions.step(result).extents
@@ -203,13 +232,13 @@ class Costs:
     def _viewed(self) -> frozenset[str]:
         return frozenset(reading.tensor for reading in self.readings)
 
-    def _overlay_seconds(self, node: gs.Node, batch: int) -> float:
+    def _overlay_seconds(self, node: gs.Node, batch: float) -> float:
         """What a node reads, and what makes its result ready to be read."""
         result = node.outputs[0].name
         read = sum(self._read_seconds(reading, batch) for reading in self._by_result.get(result, ()))
         return read + (self._pool_seconds(result, batch) if result in self._viewed and result in self.windows else 0.0)
 
-    def _read_seconds(self, reading: Reading, batch: int) -> float:
+    def _read_seconds(self, reading: Reading, batch: float) -> float:
         read, extents = reading.read, self.regions.step(reading.tensor).extents
         reader = None if reading.node is None else reading.node.outputs[0].name
         rows, cols = extents if read.window is None or reader is None else self.windows[reader]
@@ -220,7 +249,7 @@ class Costs:
     def _load(self, node: gs.Node | None) -> float:
         return LOAD if node is not None and node.op in _BLOCKING else TRANSPOSE
 
-    def _pool_seconds(self, tensor: str, batch: int) -> float:
+    def _pool_seconds(self, tensor: str, batch: float) -> float:
         """Bringing windows and the view beside each other."""
         rows, cols = self.windows[tensor]
         height, _ = self.regions.step(tensor).extents
@@ -234,6 +263,10 @@ class Costs:
         found = self._tensors[tensor]
         shape = static_shape(found) or (0, 0, 0, 0)
         return shape[self._axes(tensor).channel] * int(np.dtype(found.dtype).itemsize)
+
+    @cached_property
+    def _nodes(self) -> dict[str, gs.Node]:
+        return {node.outputs[0].name: node for node in self.net.graph.nodes}
 
     @cached_property
     def _tensors(self) -> dict[str, gs.Tensor]:
@@ -251,23 +284,13 @@ class Costs:
         return shape[2:] if len(shape) == 4 and shape[2:] != (1, 1) else None
 
 
-def run_seconds(nodes: int, view_bytes: int, streamed: int) -> float:
-    """What a run of the incremental graph takes however many queries it has.
-
-    Args:
-        nodes: of the graph; about half of them do as much for one query as for many.
-        view_bytes: of the views; about a third of them, the bands that a batch needs, are brought beside its windows.
-        streamed: bytes of weights that every run reads from memory.
-    """
-    return nodes * NODE / 2 + view_bytes / 3 * POOL + streamed * STREAM
+def rounded(seconds: float) -> float:
+    """As many digits as a prediction is worth."""
+    return float(f"{seconds:.4g}")
 
 
-def streamed_bytes(net: Network, regions: Regions) -> int:
-    """Bytes of the weights of products with one row a query, which nothing but a batch lets be used twice."""
-    return sum(_streamed(node) for node in net.graph.nodes if node.outputs[0].name in regions.states)
-
-
-def _streamed(node: gs.Node) -> int:
+def streamed_bytes(node: gs.Node) -> int:
+    """Bytes of the weights of a product with one row a query, which nothing but a batch lets be used twice."""
     shape = static_shape(node.outputs[0])
     alone = node.op in ("Gemm", "MatMul") and shape and math.prod(shape[:-1]) == 1
     return static_bytes(node.inputs[1]) if alone else 0

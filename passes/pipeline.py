@@ -1,6 +1,6 @@
-"""The compiler, end to end: a model file becomes two graphs and a plan."""
+"""The compiler, end to end: a model file becomes graphs and a plan."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,8 @@ from krypton_onnx.passes import network
 from krypton_onnx.passes.batch_axes import batch_axes
 from krypton_onnx.passes.build_base import base_peak, build_base
 from krypton_onnx.passes.build_incremental import build_incremental
-from krypton_onnx.passes.cost import FLOP, run_seconds, streamed_bytes
+from krypton_onnx.passes.build_tail import build_tail
+from krypton_onnx.passes.cost import rounded
 from krypton_onnx.passes.free_batch import free_batch
 from krypton_onnx.passes.idioms import gather_repeats, keep_axes_of_products, name_regroupings
 from krypton_onnx.passes.load import MAX_CELLS, load
@@ -29,6 +30,7 @@ from krypton_onnx.passes.normalize import (
     state_norms_as_convolutions,
 )
 from krypton_onnx.passes.per_query import query_shape
+from krypton_onnx.passes.plan_tail import plan_tail
 from krypton_onnx.passes.planner import Layout, plan_layout
 from krypton_onnx.passes.queries_per_run import batch_for, one_query_reason
 from krypton_onnx.passes.rearrange import merge_transposes, part_slices, split_into_slices
@@ -60,10 +62,11 @@ _QUANTIZED = ("QLinear", "Quantize", "Dequantize", "DynamicQuantize")
 
 @dataclass(frozen=True, slots=True)
 class Compiled:
-    """The result: two graphs that share detached weights, and what a driver must know."""
+    """The result: graphs that share detached weights, and what a driver must know."""
 
     base: gs.Graph
     incremental: gs.Graph
+    tail: gs.Graph | None
     plan: Plan
     notes: Notes
 
@@ -152,13 +155,14 @@ def compile_graphs(
     windowed = frozenset(layout.window_of)
     batch = batch_axes(net, moving, windowed)
     one_query = one_query_reason(net, layout, batch, patch)
+    tail = None if one_query else plan_tail(net, layout, batch)
     if one_query is None:
         net = free_batch(net, batch.axes, windowed)
     base = build_base(net, layout)
-    incremental, peak = build_incremental(net, layout, patch, moving, None if one_query else batch)
-    streamed = streamed_bytes(net, regions)
-    batch_size = batch_for(peak.window + peak.dense, streamed, full_inference=layout.full_inference)
-    predicted = layout.costs.predict(batch_size)
+    incremental, peak = build_incremental(net, layout, patch, moving, None if one_query else batch, tail)
+    batch_size = batch_for(peak.window + peak.dense, full_inference=layout.full_inference)
+    costs = replace(layout.costs, tail_batch=tail.batch if tail else None)
+    predicted = costs.predict(batch_size)
     row_classes, col_classes = _planned_classes(layout, patch)
     plan = Plan(
         format=FORMAT,
@@ -177,11 +181,13 @@ def compile_graphs(
         dense=layout.dense,
         row_classes=row_classes,
         col_classes=col_classes,
-        run_flops=round(run_seconds(len(incremental.nodes), _view_bytes(layout), streamed) / FLOP),
+        run_seconds=rounded(costs.run_seconds),
+        query_seconds=rounded(costs.query_seconds),
         reduced_precision=_is_quantized(net) or _epsilon(net) > _FLOAT32,
         epsilon=_epsilon(net),
         per_query=one_query or next(iter(batch.lost.values()), None),
         one_query=one_query is not None,
+        tail=tail,
         segments=predicted.segments,
         full_seconds=predicted.full,
         predicted_speedup=round(layout.predicted_speedup, 2),
@@ -190,11 +196,7 @@ def compile_graphs(
         preprocess=preprocess,
         labels=labels,
     )
-    return Compiled(base, incremental, plan, net.notes)
-
-
-def _view_bytes(layout: Layout) -> int:
-    return sum(v.rows * v.cols * v.channels * np.dtype(v.dtype).itemsize for v in layout.views)
+    return Compiled(base, incremental, build_tail(net, tail) if tail else None, plan, net.notes)
 
 
 def _is_quantized(net: Network) -> bool:

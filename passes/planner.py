@@ -6,7 +6,7 @@ is the same wherever it is made.
 
 import math
 from collections.abc import Collection, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from krypton_onnx import geometry
 from krypton_onnx.geometry import Program, Sliding, Step, unchanged
 from krypton_onnx.passes import network
-from krypton_onnx.passes.cost import Costs, Reading
+from krypton_onnx.passes.cost import Costs, Reading, rounded
 from krypton_onnx.passes.flops import flops
 from krypton_onnx.passes.map_means import TABLE, is_map_mean, is_tame
 from krypton_onnx.passes.network import Network, describe, outputs, static_shape
@@ -125,7 +125,7 @@ def _layout(
     costs = Costs(net, regions, _shares(regions, areas), mean, on_rows, readings)
     return Layout(
         program=program,
-        windows=windows,
+        windows=tuple(replace(w, seconds=rounded(costs.cell_seconds(w.tensors))) for w in windows),
         window_of=window_of,
         rules=rules,
         views=views,
@@ -267,7 +267,7 @@ def _windows(
         step = _hull(program, steps)
         rows, cols = program[step].extents
         window_of.update(dict.fromkeys(names, len(windows)))
-        windows.append(Window(step, names, sum(flops(n) for n in nodes) // (rows * cols)))
+        windows.append(Window(step, names, sum(flops(n) for n in nodes) // (rows * cols), 0.0))
     return tuple(program), tuple(windows), window_of
 
 

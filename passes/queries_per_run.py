@@ -13,10 +13,7 @@ LONELY_SHARE = 0.8
 BATCH_BYTES = 20_000_000
 """Activations of a batch. Less spreads the cost of index arithmetic over too few queries, more leaves the caches."""
 
-STREAMED_SHARE = 0.2
-"""So many bytes more for each byte of weights that a batch reads once, however many queries it has."""
-
-BATCHES = (8, 16, 32, 64, 128)
+BATCHES = (8, 16, 32, 64)
 """Queries per run, the one that comes nearest to BATCH_BYTES."""
 
 DENSE_BATCH_BYTES = 16_000_000
@@ -48,14 +45,12 @@ def one_query_reason(net: Network, layout: Layout, batch: BatchAxes, patch: tupl
     return next(iter(batch.lost.values())) if alone > LONELY_SHARE * (alone + together) else None
 
 
-def batch_for(query_bytes: int, streamed: int, *, full_inference: bool) -> int:
+def batch_for(query_bytes: int, *, full_inference: bool) -> int:
     """Queries per run.
 
     Args:
         query_bytes: that the activations take a query.
-        streamed: bytes of weights that a run reads once.
         full_inference: whether nothing is computed in windows.
     """
     batches, size = (DENSE_BATCHES, DENSE_BATCH_BYTES) if full_inference else (BATCHES, BATCH_BYTES)
-    wanted = size + STREAMED_SHARE * streamed
-    return min(batches, key=lambda batch: abs(math.log(batch * max(query_bytes, 1) / wanted)))
+    return min(batches, key=lambda batch: abs(math.log(batch * max(query_bytes, 1) / size)))

@@ -1,21 +1,20 @@
-"""Writing the two graphs and the weights they share into a folder."""
+"""Writing the graphs and the weights they share into a folder."""
 
 from pathlib import Path
 
 import onnx
 
+from krypton_onnx.artifact import BASE_FILE, INCREMENTAL_FILE, TAIL_FILE
 from krypton_onnx.errors import KryptonError
 from krypton_onnx.passes.network import WEIGHTS_FILE, Array, detached_weights, graphs_of, is_external, to_model
 from krypton_onnx.passes.pipeline import Compiled
 
-BASE_FILE = "base.onnx"
-INCREMENTAL_FILE = "incremental.onnx"
 _ALIGNMENT = 4096
 """Weights start on page boundaries, so that a runtime can map them instead of reading them."""
 
 
 def write_graphs(compiled: Compiled, folder: Path) -> tuple[str, ...]:
-    """Write base.onnx, incremental.onnx and weights.bin, and check both graphs in full.
+    """Write base.onnx, incremental.onnx, tail.onnx if there is a tail, and weights.bin, and check the graphs in full.
 
     Args:
         compiled: what `compile_graphs` returned.
@@ -25,6 +24,8 @@ def write_graphs(compiled: Compiled, folder: Path) -> tuple[str, ...]:
         The names of the files written.
     """
     graphs = {BASE_FILE: compiled.base, INCREMENTAL_FILE: compiled.incremental}
+    if compiled.tail is not None:
+        graphs[TAIL_FILE] = compiled.tail
     places: dict[tuple[int, int], tuple[int, int]] = {}
     with (folder / WEIGHTS_FILE).open("wb") as file:
         for graph in graphs.values():

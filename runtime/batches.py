@@ -1,19 +1,26 @@
 """Batching: which queries run together, with which window sizes, on which bands of the views."""
 
+import heapq
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
 from krypton_onnx import geometry
 from krypton_onnx.classes import MAX_CLASSES, WindowTable, axis_classes
-from krypton_onnx.plan import Plan, Read, View
+from krypton_onnx.plan import Plan, Read
+from krypton_onnx.runtime.memory import Lanes
 
 Integers = NDArray[np.int64]
+Seconds = NDArray[np.float64]
 
-CLASS_LIMITS = (MAX_CLASSES, 6, 4, 3, 2, 1)
+CLASS_LIMITS = (MAX_CLASSES, 12, 8, 6, 4, 3, 2, 1)
 """Classes per axis that are tried, descending: more of them compute less, and leave more batches half empty."""
+
+HALVINGS = 4
+"""So often the largest batch is halved: few queries are sooner answered if every worker has its share."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +33,7 @@ class Batch:
         patch: (height, width) of their patches.
         window_sizes: int64 [T, 2], the graph's input.
         bands: per view, the (first, stop) rows that the batch reads.
+        group: batches of the same number follow each other, run on one worker, and share a run of the tail.
     """
 
     queries: Integers
@@ -33,73 +41,150 @@ class Batch:
     patch: tuple[int, int]
     window_sizes: Integers
     bands: tuple[tuple[int, int], ...]
+    group: int
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class _Grouping:
-    """Queries in window classes.
+    """Queries in window classes, and how many of a class run together.
 
     Attributes:
+        plan: the artifact's plan.
         rows, cols: int64 [Q], the class of each query along either axis.
         row_sizes, col_sizes: int64 [classes, T].
-        flops: what all of it costs, runs included.
+        size: queries of a batch, at most.
+        workers: that share the batches.
     """
 
+    plan: Plan
     rows: Integers
     cols: Integers
     row_sizes: Integers
     col_sizes: Integers
-    flops: float
+    size: int
+    workers: int
+
+    @cached_property
+    def classes(self) -> Integers:
+        """Int64 [Q], the class of each query along both axes."""
+        return self.rows * len(self.col_sizes) + self.cols
+
+    @cached_property
+    def query_seconds(self) -> Seconds:
+        """Per class, what a query takes."""
+        weights = [window.seconds for window in self.plan.windows]
+        return ((self.row_sizes * weights) @ self.col_sizes.T).reshape(-1) + self.plan.query_seconds
+
+    @cached_property
+    def seconds(self) -> float:
+        """What all of it takes at the most: the workers may end with one of them alone on the longest batch."""
+        counts = np.bincount(self.classes, minlength=len(self.query_seconds))
+        runs = -(-counts // self.size)
+        total = counts @ self.query_seconds + runs.sum() * self.plan.run_seconds
+        largest = -(-counts // np.maximum(runs, 1))
+        longest = np.max(np.where(counts > 0, largest * self.query_seconds, 0.0)) + self.plan.run_seconds
+        return float(total / self.workers + longest * (1 - 1 / self.workers))
+
+    def batches(self, origins: Integers) -> list[Integers]:
+        """Positions of the queries of each batch, neighbours together, the longest batches first."""
+        # Neighbours read overlapping bands of the views, so that short bands serve a batch.
+        order = np.lexsort((origins[:, 1], origins[:, 0], self.classes))
+        members = np.split(order, np.flatnonzero(np.diff(self.classes[order])) + 1)
+        batches = [part for one in members for part in np.array_split(one, -(-len(one) // self.size))]
+        return sorted(batches, key=self.batch_seconds, reverse=True)
+
+    def batch_seconds(self, queries: Integers) -> float:
+        """What a batch takes."""
+        return float(len(queries) * self.query_seconds[self.classes[queries[0]]]) + self.plan.run_seconds
 
 
 def plan_batches(
-    plan: Plan, tables: tuple[WindowTable, WindowTable], origins: Integers, patch: tuple[int, int], size: int
+    plan: Plan,
+    tables: tuple[WindowTable, WindowTable],
+    origins: Integers,
+    patch: tuple[int, int],
+    lanes: Lanes,
 ) -> Iterator[Batch]:
-    """Cut queries into batches of one window class each, neighbours together.
+    """Cut queries into batches of one window class each, so that they are predicted to be answered soonest.
 
     Args:
         plan: the artifact's plan.
         tables: its window tables for this patch.
         origins: int64 [Q, 2], inside the image.
         patch: (height, width) of every query's patch.
-        size: the largest number of queries in a batch.
+        lanes: how many batches run at a time, and the largest number of queries of one.
     """
     if not len(origins):
         return
-    best = min(_groupings(plan, tables, origins, size), key=lambda grouping: grouping.flops)
-    # Neighbours read overlapping bands of the views, so that short bands serve a batch.
-    order = np.lexsort((origins[:, 1], origins[:, 0], best.cols, best.rows))
-    classes = (best.rows * len(best.col_sizes) + best.cols)[order]
-    for members in np.split(order, np.flatnonzero(np.diff(classes)) + 1):
-        sizes = np.stack([best.row_sizes[best.rows[members[0]]], best.col_sizes[best.cols[members[0]]]], axis=1)
-        for queries in np.array_split(members, -(-len(members) // size)):
-            yield Batch(
-                queries, origins[queries], patch, sizes, _bands(plan, tables[0], origins[queries, 0], sizes[:, 0])
-            )
+    best = min(_groupings(plan, tables, origins, lanes), key=lambda grouping: grouping.seconds)
+    bands = [_Bands(plan, tables[0], origins[best.rows == row, 0], sizes) for row, sizes in enumerate(best.row_sizes)]
+    for group, batches in enumerate(_groups(best, best.batches(origins))):
+        for queries in batches:
+            row, col = best.rows[queries[0]], best.cols[queries[0]]
+            sizes = np.stack([best.row_sizes[row], best.col_sizes[col]], axis=1)
+            yield Batch(queries, origins[queries], patch, sizes, bands[row].of(origins[queries, 0]), group)
 
 
 def _groupings(
-    plan: Plan, tables: tuple[WindowTable, WindowTable], origins: Integers, size: int
+    plan: Plan, tables: tuple[WindowTable, WindowTable], origins: Integers, lanes: Lanes
 ) -> Iterator[_Grouping]:
     along = (axis_classes(plan.windows, tables, axis, origins[:, axis], CLASS_LIMITS) for axis in (0, 1))
+    sizes = dict.fromkeys(max(1, lanes.batch >> halvings) for halvings in range(HALVINGS + 1))
     for (rows, row_sizes), (cols, col_sizes) in zip(*along, strict=True):
-        counts = np.bincount(rows * len(col_sizes) + cols, minlength=len(row_sizes) * len(col_sizes))
-        flops = ((row_sizes * [w.flops for w in plan.windows]) @ col_sizes.T).reshape(-1)
-        runs = -(-counts // size)
-        yield _Grouping(rows, cols, row_sizes, col_sizes, float(counts @ flops + runs.sum() * plan.run_flops))
+        for size in sizes:
+            yield _Grouping(plan, rows, cols, row_sizes, col_sizes, size, lanes.workers)
 
 
-def _bands(plan: Plan, table: WindowTable, origins: Integers, sizes: Integers) -> tuple[tuple[int, int], ...]:
-    starts = geometry.window_start(table.begins[:, origins], sizes[:, None], table.extents[:, None])
-    return tuple(_band(view, starts, sizes) for view in plan.views)
+def _groups(grouping: _Grouping, batches: list[Integers]) -> list[list[Integers]]:
+    """The batches that run one after another and share a run of the tail; without a tail, each by itself.
+
+    About equally long: each batch, the longest first, goes to the group that has the least to do as yet.
+    """
+    tail = grouping.plan.tail
+    if tail is None:
+        return [[batch] for batch in batches]
+    workers = min(grouping.workers, len(batches))
+    queries = sum(len(batch) for batch in batches)
+    groups: list[list[Integers]] = [[] for _ in range(workers * -(-queries // (workers * tail.batch)))]
+    least = [(0.0, number) for number in range(len(groups))]
+    for batch in batches:
+        seconds, number = heapq.heappop(least)
+        groups[number].append(batch)
+        heapq.heappush(least, (seconds + grouping.batch_seconds(batch), number))
+    return [group for group in groups if group]
 
 
-def _band(view: View, starts: Integers, sizes: Integers) -> tuple[int, int]:
-    bands = [_read_band(view, read, starts, sizes) for read in view.reads]
-    return min(first for first, _ in bands), max(stop for _, stop in bands)
+class _Bands:
+    """Which rows of the views the batches of one class along the rows read.
 
+    Args:
+        plan: the artifact's plan.
+        table: its window table of rows.
+        origins: int64 [q], first rows of the class's queries.
+        sizes: int64 [T], the rows of its windows.
+    """
 
-def _read_band(view: View, read: Read, starts: Integers, sizes: Integers) -> tuple[int, int]:
-    if read.window is None:
-        return 0, view.rows
-    return geometry.band(read.rows, starts[read.window], int(sizes[read.window]), view.rows)
+    def __init__(self, plan: Plan, table: WindowTable, origins: Integers, sizes: Integers) -> None:
+        self._plan = plan
+        self._origins = np.unique(origins)
+        self._starts = geometry.window_start(table.begins[:, self._origins], sizes[:, None], table.extents[:, None])
+        self._sizes = sizes
+        reads = [(number, read, view.rows) for number, view in enumerate(plan.views) for read in view.reads]
+        self._views = np.array([number for number, _, _ in reads], np.int64)
+        lines = [self._lines(read, rows) for _, read, rows in reads]
+        self._first = np.array([first for first, _ in lines], np.int64).reshape(len(reads), len(self._origins))
+        self._stop = np.array([stop for _, stop in lines], np.int64).reshape(len(reads), len(self._origins))
+
+    def _lines(self, read: Read, rows: int) -> tuple[Integers, Integers]:
+        if read.window is None:
+            return np.zeros_like(self._origins), np.full_like(self._origins, rows)
+        return geometry.bands(read.rows, self._starts[read.window], int(self._sizes[read.window]), rows)
+
+    def of(self, origins: Integers) -> tuple[tuple[int, int], ...]:
+        """Per view, the (first, stop) rows that queries at these first rows read."""
+        where = np.searchsorted(self._origins, np.unique(origins))
+        first = np.full(len(self._plan.views), np.iinfo(np.int64).max)
+        stop = np.zeros(len(self._plan.views), np.int64)
+        np.minimum.at(first, self._views, self._first[:, where].min(axis=1))
+        np.maximum.at(stop, self._views, self._stop[:, where].max(axis=1))
+        return tuple(zip(first.tolist(), stop.tolist(), strict=True))

@@ -1,4 +1,4 @@
-"""The two ONNX Runtime sessions of an artifact, and what is known of their errors."""
+"""The ONNX Runtime sessions of an artifact, and what is known of their errors."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -12,6 +12,10 @@ from numpy.typing import NDArray
 from krypton_onnx.errors import KryptonError
 
 Array = NDArray[np.generic]
+SPIN_MICROSECONDS = 200
+"""Threads of a run wait so long for its next node without going to sleep. ONNX Runtime's own limit is so long that they
+go on for a second after a run, on the cores that batches side by side would use."""
+
 Provider = str | tuple[str, dict[str, Any]]
 
 CPU = "CPUExecutionProvider"
@@ -72,10 +76,6 @@ class Engine:
             raise KryptonError(f"ONNX Runtime failed: {_reason(error)}.") from error
         return results
 
-    def profile(self) -> Path:
-        """End the profiling that the options asked for; the file of its events, JSON."""
-        return Path(self._session.end_profiling())
-
 
 def _checked_providers(given: object) -> list[Provider]:
     if given is None:
@@ -92,7 +92,7 @@ def _names(providers: Sequence[Provider]) -> list[str]:
 
 
 def quiet_options(threads: int | None = None) -> ort.SessionOptions:
-    """ONNX Runtime's own defaults, without its messages on standard error.
+    """ONNX Runtime's own defaults, but for its messages on standard error and for threads that wait in vain.
 
     Args:
         threads: that a run is spread over; by default ONNX Runtime's choice.
@@ -100,6 +100,7 @@ def quiet_options(threads: int | None = None) -> ort.SessionOptions:
     options = ort.SessionOptions()
     options.log_severity_level = 4  # what fails is raised; printing it as well would only frighten
     options.intra_op_num_threads = threads or 0
+    options.add_session_config_entry("session.intra_op.spin_duration_us", str(SPIN_MICROSECONDS))
     return options
 
 

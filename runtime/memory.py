@@ -51,15 +51,16 @@ def lanes(
     if budget is None:
         return Lanes(workers, most)
     held = _views(plan)
+    fixed = plan.memory.fixed + (plan.tail.batch * plan.tail.memory if plan.tail else 0)
     per_query = max(1.0, plan.memory.dense + plan.memory.window * growth)
-    needed = ALLOCATOR_OVERHEAD * max(plan.memory.base, held + plan.memory.fixed + per_query)
+    needed = ALLOCATOR_OVERHEAD * max(plan.memory.base, held + fixed + per_query)
     if budget < needed:
         raise KryptonError(
             f"A memory budget of {_megabytes(budget)} is too small: this model needs {_megabytes(needed)} beyond its "
             f"weights for one query at a time, the patch being {patch[0]}x{patch[1]}."
         )
     free = budget / ALLOCATOR_OVERHEAD - held
-    fitting = [Lanes(n, min(most, int((free / n - plan.memory.fixed) // per_query))) for n in range(workers, 0, -1)]
+    fitting = [Lanes(n, min(most, int((free / n - fixed) // per_query))) for n in range(workers, 0, -1)]
     return next((lane for lane in fitting if 2 * lane.batch >= most), fitting[-1])
 
 
@@ -68,12 +69,12 @@ def _views(plan: Plan) -> int:
 
 
 def _growths(plan: Plan, tables: tuple[WindowTable, WindowTable]) -> tuple[float, float]:
-    """How much larger this patch's windows are than the planned patch's: the most, and by their arithmetic."""
+    """How much larger this patch's windows are than the planned patch's: the most, and by the time they take."""
     if not plan.windows:
         return 1.0, 1.0
     areas = np.prod([table.sizes.max(axis=1) for table in tables], axis=0, dtype=float)
     planned = np.prod([np.max(c.sizes, axis=0) for c in (plan.row_classes, plan.col_classes)], axis=0, dtype=float)
-    weights = np.array([w.flops for w in plan.windows], float)
+    weights = np.array([w.seconds for w in plan.windows], float)
     by_work = (areas @ weights) / (planned @ weights) if weights.any() else 1.0
     return max(1.0, float(np.max(areas / planned))), max(1.0, float(by_work))
 

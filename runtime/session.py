@@ -3,14 +3,15 @@
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache, partial
-from itertools import chain
+from itertools import chain, groupby
+from operator import attrgetter
 from typing import Literal, overload
 
 import numpy as np
 import onnxruntime as ort
 from numpy.typing import ArrayLike
 
-from krypton_onnx.artifact import Artifact, open_artifact
+from krypton_onnx.artifact import BASE_FILE, INCREMENTAL_FILE, TAIL_FILE, Artifact, open_artifact
 from krypton_onnx.classes import WindowTable, window_tables
 from krypton_onnx.errors import KryptonError
 from krypton_onnx.heatmap import Heatmap
@@ -25,9 +26,6 @@ from krypton_onnx.runtime.memory import Lanes, lanes
 from krypton_onnx.runtime.outputs import Regions, gathered, gathered_regions, no_answers, ragged_names, region_windows
 from krypton_onnx.runtime.side_by_side import available_cores, side_by_side
 from krypton_onnx.runtime.targets import Target
-
-BATCHES_A_WORKER = 2
-"""At the least, where there are queries enough."""
 
 
 class Session:
@@ -63,9 +61,10 @@ class Session:
         cores = given or (available_cores() if session_options is None else 1)
         self._workers = workers_for(cores, providers, session_options)
         self._ways = lru_cache(maxsize=8)(partial(_way, self.plan, self._budget, self._workers))
-        self._base = Engine(self.artifact.folder / "base.onnx", providers, session_options or quiet_options(cores))
+        self._base = Engine(self.artifact.folder / BASE_FILE, providers, session_options or quiet_options(cores))
         own = session_options or quiet_options(cores // self._workers)
-        self._incremental = Engine(self.artifact.folder / "incremental.onnx", providers, own)
+        self._incremental = Engine(self.artifact.folder / INCREMENTAL_FILE, providers, own)
+        self._tail = None if self.plan.tail is None else Engine(self.artifact.folder / TAIL_FILE, providers, own)
 
     @property
     def plan(self) -> Plan:
@@ -153,8 +152,10 @@ class Session:
 
     def _region_names(self) -> dict[str, str]:
         """Per output of the model, the incremental graph's output that holds its windows, or the map."""
-        windows = dict(zip(region_windows(self.plan), self._incremental.outputs[len(self.plan.outputs) :], strict=True))
-        return {info.name: windows.get(info.name, info.name) for info in self.plan.outputs}
+        windows = region_windows(self.plan)
+        first = len(self.plan.outputs) - len(self.plan.tail.outputs if self.plan.tail else ())
+        names = dict(zip(windows, self._incremental.outputs[first : first + len(windows)], strict=True))
+        return {info.name: names.get(info.name, info.name) for info in self.plan.outputs}
 
     def batches(self, origins: Integers, patch: tuple[int, int]) -> Iterator[Batch]:
         """Queries as they run together, in the order that is fastest.
@@ -163,10 +164,8 @@ class Session:
             origins: int64 [Q, 2], inside the image.
             patch: (height, width).
         """
-        tables, lane = self._ways(patch)
-        # Several for each worker, so that none is left with a long last one while the others are done.
-        size = min(lane.batch, max(1, -(-len(origins) // (BATCHES_A_WORKER * lane.workers))))
-        return plan_batches(self.plan, tables, origins, patch, size)
+        tables, lanes_ = self._ways(patch)
+        return plan_batches(self.plan, tables, origins, patch, lanes_)
 
     def run(
         self, base: Base, batches: Iterable[Batch], content: Content, names: Mapping[str, str] | None = None
@@ -181,13 +180,38 @@ class Session:
         """
         wanted = names or {info.name: info.name for info in self.plan.outputs}
 
-        def answer(batch: Batch) -> Outputs:
-            feed = self.feed(base, batch, content(batch.queries))
-            return self._named(wanted, self._incremental.run(feed, list(wanted.values())))
+        def answer(group: tuple[Batch, ...]) -> list[Outputs]:
+            return self._answered(base, group, content, wanted)
 
         rest = iter(batches)
         for first in rest:  # whose patch tells how many fit into the memory; there may be none
-            yield from side_by_side(answer, chain([first], rest), self._ways(first.patch)[1].workers)
+            groups = (tuple(members) for _, members in groupby(chain([first], rest), attrgetter("group")))
+            for group, answers in side_by_side(answer, groups, self._ways(first.patch)[1].workers):
+                yield from zip(group, answers, strict=True)
+
+    def _answered(
+        self, base: Base, group: Sequence[Batch], content: Content, wanted: Mapping[str, str]
+    ) -> list[Outputs]:
+        """Outputs of the batches of one group, one after another, and of the tail for all of them at once."""
+        tail = self.plan.tail
+        late = [name for name in wanted if tail is not None and name in tail.outputs]
+        between = tail.inputs if tail is not None and late else ()
+        early = {name: source for name, source in wanted.items() if name not in late}
+        answers: list[Outputs] = []
+        handed: list[list[Array]] = []
+        for batch in group:
+            feed = self.feed(base, batch, content(batch.queries))
+            results = self._incremental.run(feed, [*early.values(), *between])
+            answers.append(self._named(early, results[: len(early)]))
+            handed.append(results[len(early) :])
+        if self._tail is None or not late:
+            return answers
+        feed = {name: np.concatenate(parts) for name, *parts in zip(between, *handed, strict=True)}
+        places = np.cumsum([len(batch.queries) for batch in group])[:-1]
+        for name, values in zip(late, self._tail.run(feed, late), strict=True):
+            for outputs, part in zip(answers, np.split(values, places), strict=True):
+                outputs[name] = part
+        return [{name: outputs[name] for name in wanted} for outputs in answers]
 
     def feed(self, base: Base, batch: Batch, content: Array) -> dict[str, Array]:
         """The inputs of the incremental graph for one batch, by name.

@@ -1,5 +1,6 @@
 """Predictions counted by hand, and the batch that follows from bytes."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import onnx
@@ -48,7 +49,7 @@ def test_seconds_of_full_inference(small: tuple[Network, Regions]) -> None:
     assert found.full == pytest.approx(full)
     assert found.incremental == pytest.approx(full)
     assert found.bound == pytest.approx((FIRST + SECOND + LAST) / (FIRST / 2 + SECOND / 4 + LAST))
-    assert cost.streamed_bytes(*small) == 4 * 5 * 4
+    assert [cost.streamed_bytes(n) for n in small[0].graph.nodes if n.op in ("Conv", "Gemm")] == [0, 0, 4 * 5 * 4]
     assert [(s.extents, s.windowed) for s in found.segments] == [((16, 16), False), (None, False)]
 
 
@@ -77,11 +78,24 @@ def test_seconds_of_a_window_and_of_its_reads(small: tuple[Network, Regions]) ->
     assert windows.seconds == pytest.approx(windowed + first_read + pool)
 
 
-def test_a_batch_fills_the_caches_and_uses_weights_that_it_reads_once() -> None:
-    assert batch_for(2_500_000, 0, full_inference=False) == 8
-    assert batch_for(1_250_000, 0, full_inference=False) == 16
-    assert batch_for(1_250_000, 400_000_000, full_inference=False) == 64
-    assert batch_for(80_000_000, 0, full_inference=False) == 8
-    assert batch_for(80_000_000, 0, full_inference=True) == 2
-    assert batch_for(1_250_000, 0, full_inference=True) == 16
-    assert batch_for(0, 0, full_inference=True) == 32
+def test_a_batch_is_what_a_run_costs_once_and_what_each_query_costs(small: tuple[Network, Regions]) -> None:
+    net, regions = small
+    reading = cost.Reading("image", Read(0, Sliding(3, 1, 1, 1), Sliding(3, 1, 1, 1)), net.graph.nodes[0])
+    costs = cost.Costs(net, regions, {}, {"c": (8.0, 6.0)}, frozenset(), (reading,))
+    for batch in (1, 3, 16):
+        together = costs.run_seconds / batch + costs.query_seconds + 48 * costs.cell_seconds(["c"])
+        assert costs.predict(batch).incremental == pytest.approx(together)
+    streamed = 4 * 5 * 4 * cost.STREAM
+    assert costs.run_seconds > streamed
+    apart = replace(costs, tail_batch=10)
+    assert apart.run_seconds == pytest.approx(costs.run_seconds - streamed)
+    assert apart.query_seconds == pytest.approx(costs.query_seconds + streamed / 10)
+
+
+def test_a_batch_fills_the_caches() -> None:
+    assert batch_for(2_500_000, full_inference=False) == 8
+    assert batch_for(1_250_000, full_inference=False) == 16
+    assert batch_for(80_000_000, full_inference=False) == 8
+    assert batch_for(80_000_000, full_inference=True) == 2
+    assert batch_for(1_250_000, full_inference=True) == 16
+    assert batch_for(0, full_inference=True) == 32

@@ -14,6 +14,7 @@ from krypton_onnx.classes import window_tables
 from krypton_onnx.passes import planner
 from krypton_onnx.passes.pipeline import normalized
 from krypton_onnx.runtime import batches
+from krypton_onnx.runtime.memory import Lanes
 
 node = helper.make_node
 
@@ -74,21 +75,26 @@ def test_products_and_sums_beside_a_re_read_branch_are_on_rows(tmp_path: Path) -
     assert places[64, 16] == places[64, 16, 1, 1]
 
 
+@pytest.mark.parametrize("workers", [1, 3])
 @pytest.mark.parametrize("queries", [1, 6, 60, 600])
-def test_classes_cost_least_for_these_queries(tmp_path: Path, queries: int) -> None:
+def test_batches_are_those_that_are_predicted_to_end_first(tmp_path: Path, queries: int, workers: int) -> None:
     onnx.save(models.build("squeezenet1_1", input_size=128), tmp_path / "net.onnx")
     plan = kx.compile(tmp_path / "net.onnx", patch=8, verify=False).plan
-    tables = window_tables(plan.program, plan.windows, (8, 8))
+    tables, lanes = window_tables(plan.program, plan.windows, (8, 8)), Lanes(workers, 16)
     origins = np.random.default_rng(0).integers(0, 128 - 8, (queries, 2))
-    costs = [grouping.flops for grouping in batches._groupings(plan, tables, origins, 16)]
-    assert len(costs) == len(batches.CLASS_LIMITS)
-    found = list(batches.plan_batches(plan, tables, origins, (8, 8), 16))
-    spent = sum(
-        plan.run_flops
-        + len(b.queries) * sum(w.flops * r * c for w, (r, c) in zip(plan.windows, b.window_sizes, strict=True))
+    candidates = [grouping.seconds for grouping in batches._groupings(plan, tables, origins, lanes)]
+    assert len(candidates) == len(batches.CLASS_LIMITS) * (batches.HALVINGS + 1)
+    found = list(batches.plan_batches(plan, tables, origins, (8, 8), lanes))
+    each = [
+        plan.run_seconds
+        + plan.query_seconds * len(b.queries)
+        + len(b.queries) * sum(w.seconds * r * c for w, (r, c) in zip(plan.windows, b.window_sizes, strict=True))
         for b in found
-    )
-    assert spent == pytest.approx(min(costs))
+    ]
+    assert sum(each) / workers + max(each) * (1 - 1 / workers) == pytest.approx(min(candidates))
+    assert each == sorted(each, reverse=True)
+    assert len(found) >= min(workers, queries)
+    assert max(len(b.queries) for b in found) <= 16
     classes = len({b.window_sizes.tobytes() for b in found})
     assert classes == 1 if queries == 1 else classes <= queries
     assert (queries < 100) or classes > 4

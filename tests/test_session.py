@@ -14,7 +14,7 @@ from krypton_onnx import models
 from krypton_onnx.classes import WindowTable, window_tables
 from krypton_onnx.plan import Plan
 from krypton_onnx.runtime.batches import plan_batches
-from krypton_onnx.runtime.memory import lanes
+from krypton_onnx.runtime.memory import Lanes, lanes
 
 
 @pytest.fixture(scope="module")
@@ -113,7 +113,7 @@ def tables(plan: Plan, patch: tuple[int, int]) -> tuple[WindowTable, WindowTable
 def test_batches_hold_every_query_once_and_one_class_each(artifact):
     plan = artifact.plan
     origins = np.stack(np.meshgrid(np.arange(0, 145, 4), np.arange(0, 145, 4), indexing="ij"), axis=-1).reshape(-1, 2)
-    batches = list(plan_batches(plan, tables(plan, (16, 16)), origins, (16, 16), 16))
+    batches = list(plan_batches(plan, tables(plan, (16, 16)), origins, (16, 16), Lanes(1, 16)))
     assert sorted(np.concatenate([b.queries for b in batches]).tolist()) == list(range(len(origins)))
     assert max(len(b.queries) for b in batches) == 16
     assert len({b.window_sizes.tobytes() for b in batches}) > 4

@@ -42,7 +42,7 @@ from krypton_onnx.geometry.grid import grid_axis
 from krypton_onnx.geometry.overlay import (
     Lines,
     WantedTables,
-    band,
+    bands,
     box_index,
     line_terms,
     overlay_index,
@@ -77,7 +77,7 @@ __all__ = [
     "TableTransfer",
     "Transfer",
     "WantedTables",
-    "band",
+    "bands",
     "begins",
     "box_index",
     "ceil_mode_padding",

@@ -167,8 +167,10 @@ def _inside(position: Ints, size: Ints) -> Ints:
     return (position >= 0) & (position < size)
 
 
-def band(axis: AxisMap, starts: NDArray[np.int64], size: int, extent: int) -> tuple[int, int]:
-    """(first, stop) rows of a view that windows of `size` rows from each of `starts` read. Never empty.
+def bands(
+    axis: AxisMap, starts: NDArray[np.int64], size: int, extent: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """First and stop, int64 [Q] each, of the rows of a view that a window of `size` rows reads. Never empty.
 
     Args:
         axis: what one row of the window reads.
@@ -177,10 +179,11 @@ def band(axis: AxisMap, starts: NDArray[np.int64], size: int, extent: int) -> tu
         extent: rows of the view.
     """
     if isinstance(axis, Lookup):
-        wanted = np.take(axis.source, np.unique(starts)[:, None] + np.arange(size))
-        low, high = wanted[wanted >= 0].min(initial=extent - 1), wanted.max() + 1
+        wanted = np.take(axis.source, starts[:, None] + np.arange(size))
+        low = np.where(wanted >= 0, wanted, extent - 1).min(axis=1)
+        high = wanted.max(axis=1) + 1
     else:
-        begin = axis.begin(starts)
-        low, high = begin.min(), begin.max() + axis.count(size)
-    first = int(np.clip(low, 0, extent - 1))
-    return first, int(np.clip(high, first + 1, extent))
+        low = axis.begin(starts)
+        high = low + axis.count(size)
+    first = np.clip(low, 0, extent - 1)
+    return first, np.clip(high, first + 1, extent)
