@@ -26,7 +26,7 @@ from krypton_onnx.artifact import Artifact
 from krypton_onnx.plain_model import PlainModel
 from krypton_onnx.plan import Plan
 from krypton_onnx.runtime.engine import quiet_options
-from krypton_onnx.sweep import SAMPLE, Sweep, answered, even_sample
+from krypton_onnx.sweep import SAMPLE, Sweep, answered
 
 ARITHMETIC = ("Conv", "Gemm", "MatMul")
 """Operators whose floating-point operations are counted."""
@@ -69,9 +69,9 @@ def profile_incremental(artifact: Artifact, sweep: Sweep) -> list[NodeCost]:
 
     def run(options: ort.SessionOptions) -> tuple[list[int], int]:
         session = kx.Session(artifact, session_options=options, threads=1)
-        batches = even_sample(list(session.batches(sweep.origins, sweep.patch)), enough=SAMPLE)
+        batches = sweep.batches(session, sweep.origins, SAMPLE)
         for _ in range(2):  # the first warms up
-            sweep.seconds(session, batches, len(sweep.origins))
+            sweep.seconds(session, sweep.origins, SAMPLE)
         groups = len({batch.group for batch in batches})
         return [len(batches), *([groups] if artifact.plan.tail else [])], answered(batches)
 

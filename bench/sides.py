@@ -6,6 +6,7 @@
 import importlib.util
 import math
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -22,8 +23,7 @@ from krypton_onnx import models
 from krypton_onnx.benchmark import Timing, in_turns, largest_difference
 from krypton_onnx.plain_model import PlainModel, timed
 from krypton_onnx.runtime import batches as driver
-from krypton_onnx.runtime.batches import Batch
-from krypton_onnx.sweep import SAMPLE, Sweep, answered, even_sample
+from krypton_onnx.sweep import SAMPLE, Origins, Sweep, answered
 
 LARGEST_WHOLE = 299
 """Pixels along a side of the largest image whose whole grid the incremental side answers; beyond, an even sample."""
@@ -70,13 +70,12 @@ class Prepared:
         return PlainModel(self.model, kx.open_artifact(self.artifact).plan)
 
 
-def uniform_batches(session: kx.Session, sweep: Sweep) -> list[Batch]:
-    """Batches of the whole grid in Krypton's manner: one window per layer, large enough for every query.
+def uniform_windows() -> AbstractContextManager[object]:
+    """While it lasts, sessions batch in Krypton's manner: one window per layer, large enough for every query.
 
-    All else is the session's: the same graph, frontier, views and batch size.
+    All else is as ever: the same graph, frontier, views and batch size.
     """
-    with mock.patch.multiple(driver, CLASS_LIMITS=(1,), HALVINGS=0):
-        return list(session.batches(sweep.origins, sweep.patch))
+    return mock.patch.multiple(driver, CLASS_LIMITS=(1,), HALVINGS=0)
 
 
 # ---------------------------------------------------------------------------------------------------- time
@@ -116,19 +115,16 @@ def times(prepared: Prepared, repeats: int) -> Times:
     tried = plain.best_batch(sweep.image, sweep.content)
     batch = min(tried, key=lambda size: tried[size])
     sample = sweep.plain_sample(rng, batch, tried[batch])
-    own = list(session.batches(sweep.origins, sweep.patch))
-    if prepared.case.size > LARGEST_WHOLE:
-        own = even_sample(own, enough=len(sample))
-    uniform = even_sample(uniform_batches(session, sweep), enough=len(sample))
+    enough = len(sample) if prepared.case.size > LARGEST_WHOLE else None
     sides: dict[Side, Asked] = {
         "plain": Asked(len(sample), _timed(plain.run, sweep.image, sample, sweep.content, batch)),
-        "incremental": Asked(answered(own), partial(sweep.seconds, session, own, len(sweep.origins))),
-        "uniform": Asked(answered(uniform), partial(sweep.seconds, session, uniform, len(sweep.origins))),
+        "incremental": _asked(session, sweep, sweep.origins, enough),
+        "uniform": _uniform(session, sweep, len(sample)),
     }
     perturbations = None
     if HAS_CAPTUM:
         perturbations, sides["captum"] = _captum(prepared, sweep)
-    growth = {str(count): _few(session, sweep, rng, count) for count in prepared.case.growth}
+    growth = {str(count): _asked(session, sweep, sweep.sample(rng, count)) for count in prepared.case.growth}
     runs = {
         "base": Asked(RUNS, _timed(lambda: [session.materialize(sweep.image) for _ in range(RUNS)])),
         "single": Asked(RUNS, _timed(plain.run, sweep.image, sample[:RUNS], sweep.content, 1)),
@@ -164,9 +160,18 @@ def _captum(prepared: Prepared, sweep: Sweep) -> tuple[int, Asked]:
     )
 
 
-def _few(session: kx.Session, sweep: Sweep, rng: np.random.Generator, count: int) -> Asked:
-    batches = list(session.batches(sweep.sample(rng, count), sweep.patch))
-    return Asked(answered(batches), partial(sweep.seconds, session, batches, answered(batches)))
+def _asked(session: kx.Session, sweep: Sweep, origins: Origins, enough: int | None = None) -> Asked:
+    queries = answered(sweep.batches(session, origins, enough))
+    return Asked(queries, partial(sweep.seconds, session, origins, enough))
+
+
+def _uniform(session: kx.Session, sweep: Sweep, enough: int) -> Asked:
+    def seconds() -> float:
+        with uniform_windows():
+            return sweep.seconds(session, sweep.origins, enough)
+
+    with uniform_windows():
+        return Asked(answered(sweep.batches(session, sweep.origins, enough)), seconds)
 
 
 def _timed(function: Callable[..., object], *arguments: object) -> Callable[[], float]:
@@ -198,15 +203,11 @@ def _open_plain(prepared: Prepared, sweep: Sweep, size: int) -> Callable[[], obj
 
 
 def _open_incremental(prepared: Prepared, sweep: Sweep, _: int) -> Callable[[], object]:
-    session = kx.Session(prepared.artifact)
-    batches = even_sample(list(session.batches(sweep.origins, sweep.patch)), enough=SAMPLE)
-    return partial(sweep.seconds, session, batches, len(sweep.origins))
+    return partial(sweep.seconds, kx.Session(prepared.artifact), sweep.origins, SAMPLE)
 
 
 def _open_uniform(prepared: Prepared, sweep: Sweep, _: int) -> Callable[[], object]:
-    session = kx.Session(prepared.artifact)
-    batches = even_sample(uniform_batches(session, sweep), enough=SAMPLE)
-    return partial(sweep.seconds, session, batches, len(sweep.origins))
+    return _uniform(kx.Session(prepared.artifact), sweep, SAMPLE).seconds
 
 
 def _open_captum(prepared: Prepared, sweep: Sweep, size: int) -> Callable[[], object]:

@@ -27,7 +27,7 @@ from krypton_onnx.runtime.engine import Array, quiet_options
 from krypton_onnx.runtime.explain import Pair
 from krypton_onnx.runtime.session import Session
 from krypton_onnx.runtime.side_by_side import available_cores
-from krypton_onnx.sweep import Origins, Sweep, answered, even_sample
+from krypton_onnx.sweep import Origins, Sweep, answered
 
 Queries = int | Literal["all", "sample"] | None
 
@@ -151,13 +151,11 @@ def benchmark(
     ours, theirs = _samples(rng, sweep, queries, batch, batch_seconds[batch])
     base = session.materialize(sweep.image, sweep.others)
     answers = session.infer(base, theirs, sweep.content), plain.run(sweep.image, theirs, sweep.content, batch)
-    batches = list(session.batches(ours, sweep.patch))
-    if queries == "sample":
-        batches = even_sample(batches, enough=len(theirs))
+    enough = len(theirs) if queries == "sample" else None
     seconds = in_turns(
         {
             "full": lambda: timed(lambda: plain.run(sweep.image, theirs, sweep.content, batch)),
-            "incremental": lambda: sweep.seconds(session, batches, len(ours)),
+            "incremental": lambda: sweep.seconds(session, ours, enough),
         },
         repeats,
     )
@@ -166,7 +164,7 @@ def benchmark(
         patch=sweep.patch,
         stride=sweep.stride,
         grid=len(sweep.origins),
-        incremental=Timing(answered(batches), seconds["incremental"]),
+        incremental=Timing(answered(sweep.batches(session, ours, enough)), seconds["incremental"]),
         full=Timing(len(theirs), seconds["full"]),
         batch=batch,
         batch_seconds=batch_seconds,

@@ -104,7 +104,12 @@ class PlainModel:
         hopeless = 0
         for batch in (self.batch,) if self.batch else BATCHES:
             again = partial(self.run, image, np.zeros((batch, 2), np.int64), content, batch)
-            again()
+            try:
+                again()
+            except KryptonError:
+                if not seconds:
+                    raise
+                break  # it declares that it takes any number of images, and does not
             seconds[batch] = min(timed(again) for _ in range(_ROUNDS)) / batch
             hopeless = hopeless + 1 if seconds[batch] > _HOPELESS * min(seconds.values()) else 0
             if hopeless == 2 or seconds[batch] * batch > _LONG:

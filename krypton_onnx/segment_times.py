@@ -24,7 +24,7 @@ from krypton_onnx.plain_model import PlainModel
 from krypton_onnx.plan import Segment
 from krypton_onnx.runtime.engine import Array, quiet_options
 from krypton_onnx.runtime.session import Session
-from krypton_onnx.sweep import SAMPLE, Sweep, answered, even_sample
+from krypton_onnx.sweep import SAMPLE, Sweep, answered
 
 REPEATS = 5
 
@@ -96,7 +96,7 @@ def _profiled(artifact: Artifact, sweep: Sweep) -> list[float]:
 def _turns(artifact: Artifact, sweep: Sweep, options: ort.SessionOptions) -> int:
     """Answer a sample several times; how many queries it has. The session, which writes when it ends, is gone then."""
     session, content = Session(artifact, session_options=options), sweep.shown(artifact.plan)
-    batches = even_sample(list(session.batches(sweep.origins, sweep.patch)), enough=SAMPLE)
+    batches = sweep.batches(session, sweep.origins, SAMPLE)
     base = session.materialize(sweep.image, sweep.others)
     for _ in range(1 + REPEATS):
         deque(session.run(base, batches, lambda _: content), maxlen=0)

@@ -25,8 +25,8 @@ SAMPLE_SECONDS = 2.0
 """Queries of a sample of the plain model, and about the time that they shall take: its time is linear in them, and a
 short time is mostly noise."""
 
-SAMPLE_BATCHES = 12
-"""Batches of a sample of ours, at the least: windows differ from place to place."""
+SAMPLE_GROUPS = 12
+"""Groups of batches in a sample of ours, at the least: windows differ from place to place."""
 
 Origins = NDArray[np.int64]
 
@@ -84,22 +84,36 @@ class Sweep:
         """The content as the incremental graph takes it: [1, C, h, w]."""
         return (np.moveaxis(self.content, -1, 0) if plan.channels_last else self.content)[None]
 
-    def seconds(self, session: Session, batches: Sequence[Batch], queries: int) -> float:
-        """Seconds that the incremental side takes for batches, the base run included.
+    def batches(self, session: Session, origins: Origins, enough: int | None = None) -> list[Batch]:
+        """The batches in which a session answers queries.
 
         Args:
             session: of the compiled model.
-            batches: some of those in which the session answers `queries`, or all.
-            queries: the base run counts by the share of these that the batches hold.
+            origins: int64 [Q, 2].
+            enough: for an even sample of the batches that holds about so many queries; None for all.
+        """
+        found = list(session.batches(origins, self.patch))
+        return found if enough is None else even_sample(found, enough=enough)
+
+    def seconds(self, session: Session, origins: Origins, enough: int | None = None) -> float:
+        """Seconds that the incremental side takes for queries, or for a sample of their batches.
+
+        What is done once for all queries, the base run and the batching, counts by the share that is answered.
+
+        Args:
+            session: of the compiled model.
+            origins: int64 [Q, 2].
+            enough: as for `batches`.
         """
         content = self.shown(session.plan)
         started = time.perf_counter()
         base = session.materialize(self.image, self.others)
         _ = base.outputs  # a heatmap needs them
-        materialized = time.perf_counter()
+        batches = self.batches(session, origins, enough)
+        prepared = time.perf_counter()
         deque(session.run(base, batches, lambda _: content), maxlen=0)
         ended = time.perf_counter()
-        return (materialized - started) * answered(batches) / queries + ended - materialized
+        return (prepared - started) * answered(batches) / len(origins) + ended - prepared
 
 
 def answered(batches: Sequence[Batch]) -> int:
@@ -110,6 +124,5 @@ def answered(batches: Sequence[Batch]) -> int:
 def even_sample(batches: Sequence[Batch], *, enough: int) -> list[Batch]:
     """Every so many groups of a grid's batches, so that they hold about so many queries, and batches of all places."""
     groups = [list(members) for _, members in groupby(batches, attrgetter("group"))]
-    share = max(SAMPLE_BATCHES / len(batches), enough / answered(batches))
-    count = min(len(groups), math.ceil(share * len(groups)))
+    count = min(len(groups), max(SAMPLE_GROUPS, math.ceil(enough * len(groups) / answered(batches))))
     return [batch for position in np.linspace(0, len(groups) - 1, count).round() for batch in groups[int(position)]]

@@ -72,8 +72,19 @@ INDEX_READ = 0.6e-6
 STREAM = 50e-12
 """Seconds for a byte of weights that comes from memory for every run."""
 
-BATCH = 8
-"""Queries that share what a run costs once, as long as nothing else is known."""
+SPILL = 3.2e-18
+"""Seconds for a byte of a query's activations, for each byte of its batch's: the more there are of these, the more of
+what one node writes has left the caches when the next reads it."""
+
+ALIVE = 2.2
+"""Bytes of a query's activations at the most, over those that the node with the largest maps reads and writes: views
+and windows are brought beside each other, and layouts change, in copies."""
+
+BATCHES = (2, 4, 8, 16, 32, 64)
+"""Queries per run."""
+
+FULL_BATCH = 8
+"""Images per run of full inference."""
 
 _FUSED = frozenset({"Relu", "LeakyRelu", "Clip", "Sigmoid", "Tanh", "HardSigmoid", "Add"})
 """Operators that runtimes compute together with the convolution before them."""
@@ -148,21 +159,24 @@ class Costs:
     tail_batch: int | None = None
 
     @cached_property
-    def usual(self) -> Prediction:
-        """The prediction for batches of BATCH, by which plans are compared."""
-        return self.predict()
+    def batch(self) -> int:
+        """Queries per run: few enough for the caches, and enough to share what a run costs once."""
+        held = max((self._maps(node) for node in self._nodes.values()), default=0.0) * ALIVE
+        return min(BATCHES, key=lambda batch: self.run_seconds / batch + SPILL * held**2 * batch)
 
-    def predict(self, batch: float = BATCH) -> Prediction:
-        """Predict what the mean query costs in batches of so many; full inference in those of BATCH."""
+    @cached_property
+    def usual(self) -> Prediction:
+        """The prediction for the best batch, by which plans are compared."""
+        return self.predict(self.batch)
+
+    def predict(self, batch: float) -> Prediction:
+        """Predict what the mean query costs in batches of so many."""
         full = arithmetic = exact = 0.0
         parts: dict[tuple[tuple[int, int] | None, bool], tuple[list[str], list[float]]] = {}
         if self.windows:
             parts[None, True] = [], [INDEX_NODES * NODE / batch + len(self.readings) * INDEX_READ]
-        for node in self.net.graph.nodes:
-            result = node.outputs[0].name
-            if result not in self.regions.states:
-                continue
-            full += _dense_seconds(node, self.regions) + streamed_bytes(node) * STREAM / BATCH
+        for result, node in self._nodes.items():
+            full += _dense_seconds(node, self.regions) + streamed_bytes(node) * STREAM / FULL_BATCH
             arithmetic += flops(node)
             exact += flops(node) * self.shares.get(result, 1.0)
             names, times = parts.setdefault((self._extents(result), result in self.windows), ([], []))
@@ -204,10 +218,18 @@ class Costs:
         result = node.outputs[0].name
         rows, cols = self.windows[result]
         height, width = self.regions.step(result).extents
-        share = rows * cols / (height * width)
         narrow = 1.0 if result in self.on_rows else 1.0 + NARROW / cols
-        moved = 0.0 if self._is_fused(node) else _moved(node, self.regions) * BYTE
-        return share * (_arithmetic(node) * narrow + moved) + NODE / batch
+        moved = 0.0 if self._is_fused(node) else self._maps(node) * BYTE
+        return rows * cols / (height * width) * _arithmetic(node) * narrow + moved + NODE / batch
+
+    def _maps(self, node: gs.Node) -> float:
+        """Bytes of a query that a node reads and writes, of windows if it computes one."""
+        result, moved = node.outputs[0].name, _moved(node, self.regions)
+        if result not in self.windows:
+            return moved
+        rows, cols = self.windows[result]
+        height, width = self.regions.step(result).extents
+        return moved * rows * cols / (height * width)
 
     def _is_fused(self, node: gs.Node) -> bool:
         result = node.outputs[0].name
@@ -266,7 +288,9 @@ class Costs:
 
     @cached_property
     def _nodes(self) -> dict[str, gs.Node]:
-        return {node.outputs[0].name: node for node in self.net.graph.nodes}
+        """Those that depend on the image, by their first results."""
+        made = ((node.outputs[0].name, node) for node in self.net.graph.nodes)
+        return {name: node for name, node in made if name in self.regions.states}
 
     @cached_property
     def _tensors(self) -> dict[str, gs.Tensor]:

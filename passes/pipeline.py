@@ -32,7 +32,7 @@ from krypton_onnx.passes.normalize import (
 from krypton_onnx.passes.per_query import query_shape
 from krypton_onnx.passes.plan_tail import plan_tail
 from krypton_onnx.passes.planner import Layout, plan_layout
-from krypton_onnx.passes.queries_per_run import batch_for, one_query_reason
+from krypton_onnx.passes.queries_per_run import dense_batch_for, one_query_reason
 from krypton_onnx.passes.rearrange import merge_transposes, part_slices, split_into_slices
 from krypton_onnx.passes.regions import Regions, analyse_regions
 from krypton_onnx.passes.signed_bytes import make_bytes_unsigned
@@ -92,7 +92,10 @@ def normalized(
         raise KryptonError(f"{path} cannot be compiled. {error}") from error
     _refuse_unknown_outputs(net, path)
     _refuse_impossible_maps(net, path)
-    return net, analyse_regions(net)
+    regions = analyse_regions(net)
+    if regions.states.keys().isdisjoint(tensor.name for tensor in net.graph.outputs):
+        raise KryptonError(f"No output of {path} depends on the image '{net.image}': nothing can be explained.")
+    return net, regions
 
 
 def _refuse_unknown_outputs(net: Network, path: Path) -> None:
@@ -160,8 +163,8 @@ def compile_graphs(
         net = free_batch(net, batch.axes, windowed)
     base = build_base(net, layout)
     incremental, peak = build_incremental(net, layout, patch, moving, None if one_query else batch, tail)
-    batch_size = batch_for(peak.window + peak.dense, full_inference=layout.full_inference)
     costs = replace(layout.costs, tail_batch=tail.batch if tail else None)
+    batch_size = dense_batch_for(peak.window + peak.dense) if layout.full_inference else costs.batch
     predicted = costs.predict(batch_size)
     row_classes, col_classes = _planned_classes(layout, patch)
     plan = Plan(

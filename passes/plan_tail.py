@@ -4,10 +4,12 @@ The weights of a product with one row a query are read from memory for every bat
 many batches. Cut off before such products, the rest of the graph has no windows and takes queries of any of them.
 """
 
+from dataclasses import replace
+
 import onnx_graphsurgeon as gs
 
 from krypton_onnx.passes.batch_axes import BatchAxes
-from krypton_onnx.passes.cost import BATCH, STREAM, streamed_bytes
+from krypton_onnx.passes.cost import STREAM, streamed_bytes
 from krypton_onnx.passes.footprint import static_bytes
 from krypton_onnx.passes.network import Network, outputs, static_shape
 from krypton_onnx.passes.per_query import query_shape
@@ -32,7 +34,8 @@ def plan_tail(net: Network, layout: Layout, batch: BatchAxes) -> Tail | None:
     """
     nodes = _from_the_first_product(net, batch)
     streamed = sum(streamed_bytes(node) for node in nodes)
-    if streamed * STREAM / BATCH < LEAST_SHARE * layout.costs.usual.incremental:
+    apart = replace(layout.costs, tail_batch=QUERIES)
+    if streamed * STREAM / apart.batch < LEAST_SHARE * apart.usual.incremental:
         return None
     tensors = net.graph.tensors()
     made = {t.name: t for node in nodes for t in outputs(node)}

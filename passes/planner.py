@@ -33,9 +33,6 @@ JOINS = (0.5, 0.65, 0.8, 0.9, 1.0)
 """At a merge, a branch whose region has this share of the merge's, or more, may be computed at the merge's size; a
 smaller one is re-read through the overlay, which costs bytes in place of arithmetic."""
 
-SURE_BOUND = 1.5
-"""Above this bound on the speedup, windows are used whatever is predicted."""
-
 _SHORT_FLOATS = frozenset({"bfloat16"})
 
 
@@ -84,7 +81,7 @@ def plan_layout(net: Network, regions: Regions, patch: tuple[int, int]) -> Layou
     """
     areas = mean_areas(regions.program, patch)
     best = min(_candidates(net, regions, areas, patch), key=lambda layout: layout.costs.usual.incremental)
-    if best.predicted_speedup < LEAST_SPEEDUP and best.costs.usual.bound <= SURE_BOUND:
+    if best.predicted_speedup < LEAST_SPEEDUP:
         return _full_inference(net, regions, best.predicted_speedup)
     return best
 

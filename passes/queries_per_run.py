@@ -10,15 +10,10 @@ from krypton_onnx.passes.planner import Layout, mean_windows
 LONELY_SHARE = 0.8
 """Where this share of a query's arithmetic has lost the batch axis, batches gain nothing."""
 
-BATCH_BYTES = 20_000_000
-"""Activations of a batch. Less spreads the cost of index arithmetic over too few queries, more leaves the caches."""
-
-BATCHES = (8, 16, 32, 64)
-"""Queries per run, the one that comes nearest to BATCH_BYTES."""
-
 DENSE_BATCH_BYTES = 16_000_000
 DENSE_BATCHES = (2, 4, 8, 16, 32)
-"""The same for full inference, which has no index arithmetic to spread."""
+"""Activations of a batch of full inference, which has no index arithmetic to spread, and the queries that come nearest
+to them."""
 
 
 def one_query_reason(net: Network, layout: Layout, batch: BatchAxes, patch: tuple[int, int]) -> str | None:
@@ -45,12 +40,6 @@ def one_query_reason(net: Network, layout: Layout, batch: BatchAxes, patch: tupl
     return next(iter(batch.lost.values())) if alone > LONELY_SHARE * (alone + together) else None
 
 
-def batch_for(query_bytes: int, *, full_inference: bool) -> int:
-    """Queries per run.
-
-    Args:
-        query_bytes: that the activations take a query.
-        full_inference: whether nothing is computed in windows.
-    """
-    batches, size = (DENSE_BATCHES, DENSE_BATCH_BYTES) if full_inference else (BATCHES, BATCH_BYTES)
-    return min(batches, key=lambda batch: abs(math.log(batch * max(query_bytes, 1) / size)))
+def dense_batch_for(query_bytes: int) -> int:
+    """Queries per run of full inference, likewise."""
+    return min(DENSE_BATCHES, key=lambda batch: abs(math.log(batch * max(query_bytes, 1) / DENSE_BATCH_BYTES)))

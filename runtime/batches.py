@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from krypton_onnx import geometry
 from krypton_onnx.classes import MAX_CLASSES, WindowTable, axis_classes
-from krypton_onnx.plan import Plan, Read
+from krypton_onnx.plan import Plan
 from krypton_onnx.runtime.memory import Lanes
 
 Integers = NDArray[np.int64]
@@ -117,22 +117,26 @@ def plan_batches(
     if not len(origins):
         return
     best = min(_groupings(plan, tables, origins, lanes), key=lambda grouping: grouping.seconds)
-    bands = [_Bands(plan, tables[0], origins[best.rows == row, 0], sizes) for row, sizes in enumerate(best.row_sizes)]
+    bands = _Bands(plan, tables[0], origins[:, 0], best.rows, best.row_sizes)
     for group, batches in enumerate(_groups(best, best.batches(origins))):
         for queries in batches:
             row, col = best.rows[queries[0]], best.cols[queries[0]]
             sizes = np.stack([best.row_sizes[row], best.col_sizes[col]], axis=1)
-            yield Batch(queries, origins[queries], patch, sizes, bands[row].of(origins[queries, 0]), group)
+            yield Batch(queries, origins[queries], patch, sizes, bands.of(queries), group)
 
 
 def _groupings(
     plan: Plan, tables: tuple[WindowTable, WindowTable], origins: Integers, lanes: Lanes
 ) -> Iterator[_Grouping]:
     along = (axis_classes(plan.windows, tables, axis, origins[:, axis], CLASS_LIMITS) for axis in (0, 1))
-    sizes = dict.fromkeys(max(1, lanes.batch >> halvings) for halvings in range(HALVINGS + 1))
+    sizes = [max(1, lanes.batch >> halvings) for halvings in range(HALVINGS + 1)]
+    known: set[tuple[int, int, int]] = set()
     for (rows, row_sizes), (cols, col_sizes) in zip(*along, strict=True):
-        for size in sizes:
-            yield _Grouping(plan, rows, cols, row_sizes, col_sizes, size, lanes.workers)
+        most = int(np.bincount(rows * len(col_sizes) + cols).max())
+        for size in (min(size, most) for size in sizes):
+            if (key := (len(row_sizes), len(col_sizes), size)) not in known:
+                known.add(key)
+                yield _Grouping(plan, rows, cols, row_sizes, col_sizes, size, lanes.workers)
 
 
 def _groups(grouping: _Grouping, batches: list[Integers]) -> list[list[Integers]]:
@@ -155,36 +159,39 @@ def _groups(grouping: _Grouping, batches: list[Integers]) -> list[list[Integers]
 
 
 class _Bands:
-    """Which rows of the views the batches of one class along the rows read.
+    """Which rows of the views batches read.
 
     Args:
         plan: the artifact's plan.
         table: its window table of rows.
-        origins: int64 [q], first rows of the class's queries.
-        sizes: int64 [T], the rows of its windows.
+        origins: int64 [Q], first rows of the queries' patches.
+        classes: int64 [Q], their classes along the rows.
+        sizes: int64 [classes, T], the rows of the classes' windows.
     """
 
-    def __init__(self, plan: Plan, table: WindowTable, origins: Integers, sizes: Integers) -> None:
-        self._plan = plan
-        self._origins = np.unique(origins)
-        self._starts = geometry.window_start(table.begins[:, self._origins], sizes[:, None], table.extents[:, None])
-        self._sizes = sizes
+    def __init__(self, plan: Plan, table: WindowTable, origins: Integers, classes: Integers, sizes: Integers) -> None:
+        self._views = len(plan.views)
+        # A class and a first row determine what is read; many queries share them.
+        stride = table.begins.shape[1]
+        keys, self._place = np.unique(classes * stride + origins, return_inverse=True)
+        rows, extents = sizes[keys // stride].T, table.extents[:, None]
+        starts = geometry.window_start(table.begins[:, keys % stride], rows, extents)
         reads = [(number, read, view.rows) for number, view in enumerate(plan.views) for read in view.reads]
-        self._views = np.array([number for number, _, _ in reads], np.int64)
-        lines = [self._lines(read, rows) for _, read, rows in reads]
-        self._first = np.array([first for first, _ in lines], np.int64).reshape(len(reads), len(self._origins))
-        self._stop = np.array([stop for _, stop in lines], np.int64).reshape(len(reads), len(self._origins))
+        self._view_of_read = np.array([number for number, _, _ in reads], np.int64)
+        whole = np.zeros_like(keys)
+        lines = [
+            (whole, whole + extent)
+            if read.window is None
+            else geometry.bands(read.rows, starts[read.window], rows[read.window], extent)
+            for _, read, extent in reads
+        ]
+        self._first = np.array([first for first, _ in lines], np.int64).reshape(len(reads), len(keys))
+        self._stop = np.array([stop for _, stop in lines], np.int64).reshape(len(reads), len(keys))
 
-    def _lines(self, read: Read, rows: int) -> tuple[Integers, Integers]:
-        if read.window is None:
-            return np.zeros_like(self._origins), np.full_like(self._origins, rows)
-        return geometry.bands(read.rows, self._starts[read.window], int(self._sizes[read.window]), rows)
-
-    def of(self, origins: Integers) -> tuple[tuple[int, int], ...]:
-        """Per view, the (first, stop) rows that queries at these first rows read."""
-        where = np.searchsorted(self._origins, np.unique(origins))
-        first = np.full(len(self._plan.views), np.iinfo(np.int64).max)
-        stop = np.zeros(len(self._plan.views), np.int64)
-        np.minimum.at(first, self._views, self._first[:, where].min(axis=1))
-        np.maximum.at(stop, self._views, self._stop[:, where].max(axis=1))
+    def of(self, queries: Integers) -> tuple[tuple[int, int], ...]:
+        """Per view, the (first, stop) rows that these queries read."""
+        places = np.unique(self._place[queries])
+        first, stop = np.full(self._views, np.iinfo(np.int64).max), np.zeros(self._views, np.int64)
+        np.minimum.at(first, self._view_of_read, self._first[:, places].min(axis=1))
+        np.maximum.at(stop, self._view_of_read, self._stop[:, places].max(axis=1))
         return tuple(zip(first.tolist(), stop.tolist(), strict=True))

@@ -1,5 +1,6 @@
 """Memory: how many queries fit into a budget."""
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,6 +9,7 @@ from krypton_onnx import geometry
 from krypton_onnx.classes import WindowTable
 from krypton_onnx.errors import KryptonError
 from krypton_onnx.plan import Plan
+from krypton_onnx.runtime.side_by_side import WAITING
 
 ALLOCATOR_OVERHEAD = 2.0
 """What ONNX Runtime's arena holds at its peak, over what is alive of the graph in it: it keeps freed blocks of other
@@ -60,8 +62,19 @@ def lanes(
             f"weights for one query at a time, the patch being {patch[0]}x{patch[1]}."
         )
     free = budget / ALLOCATOR_OVERHEAD - held
-    fitting = [Lanes(n, min(most, int((free / n - fixed) // per_query))) for n in range(workers, 0, -1)]
+    fitting = [Lanes(n, min(most, _queries(plan, free - n * fixed, n, per_query))) for n in range(workers, 0, -1)]
     return next((lane for lane in fitting if 2 * lane.batch >= most), fitting[-1])
+
+
+def _queries(plan: Plan, free: float, workers: int, per_query: float) -> int:
+    """Of each batch, where so many bytes are free for what runs and for results that wait to be taken."""
+    waiting = workers + WAITING if workers > 1 else 0
+    return max(int(free // (workers * per_query + waiting * _outputs(plan))), 1 if workers == 1 else 0)
+
+
+def _outputs(plan: Plan) -> int:
+    """Bytes of a query's outputs."""
+    return sum(math.prod(extent or 1 for extent in o.shape) * np.dtype(o.dtype).itemsize for o in plan.outputs)
 
 
 def _views(plan: Plan) -> int:

@@ -1,5 +1,6 @@
 """Options of the test run, and what all tests share."""
 
+from collections.abc import Iterator
 from uuid import uuid4
 
 import pytest
@@ -14,10 +15,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
-@pytest.fixture(autouse=True)
-def windows_whatever_they_gain(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(autouse=True, scope="session")
+def windows_whatever_they_gain() -> Iterator[None]:
     """The nets of these tests are too small to gain by windows, and shall have them all the same."""
-    monkeypatch.setattr(planner, "LEAST_SPEEDUP", 0.0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(planner, "LEAST_SPEEDUP", 0.0)
+        yield
 
 
 @pytest.fixture(autouse=True)

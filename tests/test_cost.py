@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from unittest import mock
 
 import onnx
 import pytest
@@ -12,7 +13,7 @@ from krypton_onnx.geometry import Sliding
 from krypton_onnx.passes import cost
 from krypton_onnx.passes.network import Network
 from krypton_onnx.passes.pipeline import normalized
-from krypton_onnx.passes.queries_per_run import batch_for
+from krypton_onnx.passes.queries_per_run import dense_batch_for
 from krypton_onnx.passes.regions import Regions
 from krypton_onnx.plan import Read
 
@@ -43,9 +44,9 @@ FIRST, SECOND, LAST = 2 * 256 * 4 * 27, 2 * 256 * 4 * 9, 2 * 4 * 5
 
 
 def test_seconds_of_full_inference(small: tuple[Network, Regions]) -> None:
-    moved, streamed = (WIDE + 16) + (16 + 16) + (16 + 20), 4 * 5 * 4 * cost.STREAM / cost.BATCH
+    moved, streamed = (WIDE + 16) + (16 + 16) + (16 + 20), 4 * 5 * 4 * cost.STREAM / cost.FULL_BATCH
     full = streamed + (FIRST + LAST) * cost.FLOP + SECOND * cost.DEPTHWISE_FLOP + moved * cost.BYTE
-    found = cost.Costs(*small, {"c": 0.5, "e": 0.25}, {}, frozenset(), ()).predict()
+    found = cost.Costs(*small, {"c": 0.5, "e": 0.25}, {}, frozenset(), ()).predict(cost.FULL_BATCH)
     assert found.full == pytest.approx(full)
     assert found.incremental == pytest.approx(full)
     assert found.bound == pytest.approx((FIRST + SECOND + LAST) / (FIRST / 2 + SECOND / 4 + LAST))
@@ -61,14 +62,14 @@ def test_seconds_of_a_window_and_of_its_reads(small: tuple[Network, Regions]) ->
         cost.Reading("image", Read(0, kernel, kernel), conv),
         cost.Reading("c", Read(None, kernel, kernel), second),
     )
-    full = cost.Costs(net, regions, {}, {}, frozenset(), ()).predict().full
-    found = cost.Costs(net, regions, {}, {"c": (8.0, 6.0)}, frozenset(), readings).predict()
-    windowed = FIRST * 48 / 256 * cost.FLOP * (1 + cost.NARROW / 6) + cost.NODE / cost.BATCH
-    overhead = cost.READ_NODES * cost.NODE / cost.BATCH
+    full = cost.Costs(net, regions, {}, {}, frozenset(), ()).predict(cost.FULL_BATCH).full
+    found = cost.Costs(net, regions, {}, {"c": (8.0, 6.0)}, frozenset(), readings).predict(8)
+    windowed = FIRST * 48 / 256 * cost.FLOP * (1 + cost.NARROW / 6) + cost.NODE / 8
+    overhead = cost.READ_NODES * cost.NODE / 8
     first_read = 10 * 8 * (12 * (cost.GATHER + cost.LOAD) + cost.INDEX_CELL) + overhead
     second_read = 18 * 18 * (16 * (cost.GATHER + cost.LOAD) + cost.INDEX_CELL) + overhead
-    pool = 16 * (48 * (cost.POOL + cost.STORE) + 16 * 16 / cost.BATCH * cost.POOL)
-    index = cost.INDEX_NODES * cost.NODE / cost.BATCH + 2 * cost.INDEX_READ
+    pool = 16 * (48 * (cost.POOL + cost.STORE) + 16 * 16 / 8 * cost.POOL)
+    index = cost.INDEX_NODES * cost.NODE / 8 + 2 * cost.INDEX_READ
     expected = full - FIRST * cost.FLOP + index + windowed + first_read + second_read + pool
     assert found.incremental == pytest.approx(expected)
     where, windows = found.segments[:2]
@@ -92,10 +93,21 @@ def test_a_batch_is_what_a_run_costs_once_and_what_each_query_costs(small: tuple
     assert apart.query_seconds == pytest.approx(costs.query_seconds + streamed / 10)
 
 
-def test_a_batch_fills_the_caches() -> None:
-    assert batch_for(2_500_000, full_inference=False) == 8
-    assert batch_for(1_250_000, full_inference=False) == 16
-    assert batch_for(80_000_000, full_inference=False) == 8
-    assert batch_for(80_000_000, full_inference=True) == 2
-    assert batch_for(1_250_000, full_inference=True) == 16
-    assert batch_for(0, full_inference=True) == 32
+def test_a_batch_shares_what_a_run_costs_and_fits_the_caches(small: tuple[Network, Regions]) -> None:
+    def batch(activations: float, run: float) -> int:
+        costs = cost.Costs(*small, {}, {}, frozenset(), ())
+        costs.__dict__["run_seconds"] = run
+        with mock.patch.object(cost, "ALIVE", activations / (2 * WIDE)):  # the depthwise convolution reads and writes
+            return costs.batch
+
+    assert batch(1e6, 1e-3) == 16  # the root of 1e-3 / (SPILL · 1e12) is 17.7
+    assert batch(1e6, 4e-3) == 32
+    assert batch(2e6, 1e-3) == 8
+    assert batch(8e7, 1e-3) == 2
+    assert batch(0, 1e-3) == 64
+
+
+def test_a_batch_of_full_inference_comes_nearest_to_a_size() -> None:
+    assert dense_batch_for(80_000_000) == 2
+    assert dense_batch_for(1_250_000) == 16
+    assert dense_batch_for(0) == 32

@@ -148,7 +148,7 @@ def test_a_read_holds_what_its_window_needs(data):
     count = data.draw(st.integers(1, extent))
     start = data.draw(st.integers(0, extent - count))
     needed = {i for o in range(start, start + count) for i in read_by(o, axis) if 0 <= i < size}
-    first, stop = (int(rows[0]) for rows in geometry.bands(axis, np.array([start]), count, size))
+    first, stop = (int(rows[0]) for rows in geometry.bands(axis, np.array([start]), np.array([count]), size))
     assert all(first <= i < stop for i in needed)
     if isinstance(axis, Lookup):
         return
@@ -276,7 +276,7 @@ def axis_reads(draw, queries):
     own_starts = np.array([draw(st.integers(0, extent - own)) for _ in range(queries)])
     tables = geometry.wanted_tables(axis, out)
     wanted = [tables.rows[begin : begin + tables.counts[count]] for begin in tables.begins[starts]]
-    firsts, stops = geometry.bands(axis, starts, count, extent)
+    firsts, stops = geometry.bands(axis, starts, np.full_like(starts, count), extent)
     band = int(firsts.min()), int(stops.max())
     return extent, own, own_starts, np.array(wanted), tables.rows, tables.begins[starts], band
 

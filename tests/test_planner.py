@@ -22,14 +22,14 @@ node = helper.make_node
 def test_no_single_policy_is_predicted_to_be_faster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     onnx.save(models.build("resnet18", input_size=160), tmp_path / "net.onnx")
     net, regions = normalized(tmp_path / "net.onnx")
-    best = planner.plan_layout(net, regions, (16, 16)).costs.predict().incremental
+    best = planner.plan_layout(net, regions, (16, 16)).costs.usual.incremental
     found = []
     for coverage in planner.COVERAGES:
         for join in planner.JOINS:
             with monkeypatch.context() as patched:
                 patched.setattr(planner, "COVERAGES", (coverage,))
                 patched.setattr(planner, "JOINS", (join,))
-                found.append(planner.plan_layout(net, regions, (16, 16)).costs.predict().incremental)
+                found.append(planner.plan_layout(net, regions, (16, 16)).costs.usual.incremental)
     assert best == pytest.approx(min(found))
     assert max(found) > 1.05 * best
 
@@ -83,7 +83,8 @@ def test_batches_are_those_that_are_predicted_to_end_first(tmp_path: Path, queri
     tables, lanes = window_tables(plan.program, plan.windows, (8, 8)), Lanes(workers, 16)
     origins = np.random.default_rng(0).integers(0, 128 - 8, (queries, 2))
     candidates = [grouping.seconds for grouping in batches._groupings(plan, tables, origins, lanes)]
-    assert len(candidates) == len(batches.CLASS_LIMITS) * (batches.HALVINGS + 1)
+    assert len(candidates) <= len(batches.CLASS_LIMITS) * (batches.HALVINGS + 1)
+    assert len(candidates) == 1 if queries == 1 else len(candidates) > 5
     found = list(batches.plan_batches(plan, tables, origins, (8, 8), lanes))
     each = [
         plan.run_seconds

@@ -68,7 +68,9 @@ def result():
 def test_uniform_windows_cover_those_of_every_class(prepared):
     session = kx.Session(prepared.artifact)
     sweep = Sweep.random(session.plan, 16, 4, np.random.default_rng(0), {})
-    own, uniform = list(session.batches(sweep.origins, sweep.patch)), sides.uniform_batches(session, sweep)
+    own = sweep.batches(session, sweep.origins)
+    with sides.uniform_windows():
+        uniform = sweep.batches(session, sweep.origins)
     assert len({batch.window_sizes.tobytes() for batch in own}) > 1
     assert len({batch.window_sizes.tobytes() for batch in uniform}) == 1
     assert all((uniform[0].window_sizes >= batch.window_sizes).all() for batch in own)
@@ -78,7 +80,7 @@ def test_uniform_windows_cover_those_of_every_class(prepared):
 
 def test_every_side_is_timed(prepared, monkeypatch):
     monkeypatch.setattr("krypton_onnx.sweep.SAMPLE_SECONDS", 0.0)
-    monkeypatch.setattr("krypton_onnx.sweep.SAMPLE_BATCHES", 2)
+    monkeypatch.setattr("krypton_onnx.sweep.SAMPLE_GROUPS", 2)
     monkeypatch.setattr(sides, "HAS_CAPTUM", False)
     found = sides.times(prepared, 2)
     assert list(found.sides) == ["plain", "incremental", "uniform"]

@@ -94,7 +94,7 @@ def groups_of(session: Session, origins: np.ndarray) -> list[list[Batch]]:
 
 
 def test_few_queries_are_shared_out(artifact: kx.Artifact) -> None:
-    origins = np.random.default_rng(0).integers(0, 29, (12, 2))
+    origins = np.random.default_rng(0).integers(0, 29, (100, 2))
     assert len(groups_of(kx.Session(artifact, threads=2), origins)) == 2
     assert len(groups_of(kx.Session(artifact, threads=2), origins[:1])) == 1
     assert len(groups_of(kx.Session(artifact, threads=1), origins)) == 1

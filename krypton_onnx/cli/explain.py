@@ -24,6 +24,7 @@ from krypton_onnx.errors import KryptonError
 if TYPE_CHECKING:
     from krypton_onnx.cli.images import Seen
     from krypton_onnx.heatmap import Heatmap
+    from krypton_onnx.plan import Plan
     from krypton_onnx.runtime.targets import Target
 
 SUFFIXES = (".png", ".npy", ".npz")
@@ -102,13 +103,11 @@ def explain(model: Path, picture: Path, output: Path | None, **options: Any) -> 
             check_labels(labels, artifact.plan)
         seen = see(artifact, opened, options["preprocess"], fields)
         target = as_target(asked, options, None if mask is None else seen.mask(mask))
-        if artifact.plan.full_inference:  # said before the wait
-            click.echo(speed_text(artifact.plan.predicted_speedup, full_inference=True), err=True)
         heatmap, seconds = _ask(seen, inputs, target, seen.fill(fill), options)
     labels = labels or seen.artifact.plan.labels
     names = _names(heatmap, labels)
     heatmap.save(output, seen.picture, title=names[0] if len(names) == 1 else names)
-    report = _report(heatmap, labels, seconds, output)
+    report = _report(heatmap, labels, seconds, output) | _expected(seen.artifact.plan)
     if options["as_json"]:
         say_json({"model": str(model), "picture": str(picture), **report, "record": heatmap.record})
     else:
@@ -174,6 +173,10 @@ def _report(heatmap: "Heatmap", labels: Sequence[str] | None, seconds: float, ou
     return {"targets": targets, "queries": rows * cols, "seconds": round(seconds, 3), "output": str(output)}
 
 
+def _expected(plan: "Plan") -> dict[str, Any]:
+    return {"predicted_speedup": plan.predicted_speedup, "full_inference": plan.full_inference}
+
+
 def _text(report: dict[str, Any], names: list[str]) -> str:
     lines = []
     for name, one in zip(names, report["targets"], strict=True):
@@ -183,4 +186,6 @@ def _text(report: dict[str, Any], names: list[str]) -> str:
             f"row {place['y']}, column {place['x']}"
         )
     lines.append(f"{report['queries']} queries in {report['seconds']:.2f} s")
+    if report["full_inference"]:
+        lines.append(str(speed_text(report["predicted_speedup"], full_inference=True)))
     return "\n".join([*lines, f"Wrote {report['output']}"])

@@ -168,22 +168,24 @@ def _inside(position: Ints, size: Ints) -> Ints:
 
 
 def bands(
-    axis: AxisMap, starts: NDArray[np.int64], size: int, extent: int
+    axis: AxisMap, starts: NDArray[np.int64], sizes: NDArray[np.int64], extent: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """First and stop, int64 [Q] each, of the rows of a view that a window of `size` rows reads. Never empty.
+    """First and stop, int64 [Q] each, of the rows of a view that windows read. Never empty.
 
     Args:
         axis: what one row of the window reads.
         starts: int64 [Q], where the windows start.
-        size: rows of a window.
+        sizes: int64 [Q], their rows.
         extent: rows of the view.
     """
     if isinstance(axis, Lookup):
-        wanted = np.take(axis.source, starts[:, None] + np.arange(size))
+        # Rows beyond a window repeat its last one, so that all are equally long.
+        rows = starts[:, None] + np.minimum(np.arange(sizes.max()), sizes[:, None] - 1)
+        wanted = np.take(axis.source, rows)
         low = np.where(wanted >= 0, wanted, extent - 1).min(axis=1)
         high = wanted.max(axis=1) + 1
     else:
         low = axis.begin(starts)
-        high = low + axis.count(size)
-    first = np.clip(low, 0, extent - 1)
-    return first, np.clip(high, first + 1, extent)
+        high = low + axis.count(sizes)
+    first = np.minimum(np.maximum(low, 0), extent - 1)
+    return first, np.minimum(np.maximum(high, first + 1), extent)
