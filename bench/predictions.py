@@ -2,8 +2,8 @@
 
     python bench/predictions.py [--models resnet18,vgg16] [--patch 16] [--stride 4]
 
-One core; full inference, predicted and measured, tells how fast the machine is. Where a segment that takes a fiftieth of
-a query's time or more is off by more than a quarter, the cost model (`passes/cost.py`) is to be mended.
+One core; full inference, predicted and measured, tells how fast the machine is. Where a segment that takes a fiftieth
+of a query's time or more is off by more than a quarter, the cost model (`passes/cost.py`) is to be mended.
 """
 
 import argparse
