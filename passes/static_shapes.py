@@ -189,8 +189,9 @@ def _spell_out_transposed(node: gs.Node) -> None:
     if kernel is None or shape is None or (mode in ("NOTSET", "VALID") and not wanted):
         return
     windows, extra = sliding_axes(node, kernel), node.attrs.get("output_padding", [0] * len(kernel))
-    extents = wanted[-len(kernel) :] if wanted else [n * w.stride for n, w in zip(shape[2:], windows, strict=True)]
     natural = [(n - 1) * w.stride + w.span + e for n, w, e in zip(shape[2:], windows, extra, strict=True)]
+    same = [min(n * w.stride, most) for n, w, most in zip(shape[2:], windows, natural, strict=True)]
+    extents = wanted[-len(kernel) :] if wanted else same
     if any(extent > most for extent, most in zip(extents, natural, strict=True)):
         return  # it would have to be padded, which no attribute says
     pads = [
@@ -200,6 +201,8 @@ def _spell_out_transposed(node: gs.Node) -> None:
     node.attrs.pop("auto_pad", None)
     node.attrs.pop("output_shape", None)
     node.attrs["pads"] = [begin for begin, _ in pads] + [end for _, end in pads]
+    result = node.outputs[0]
+    result.shape = [*(result.shape or shape)[:2], *(int(extent) for extent in extents)]
 
 
 def _spell_out_ceil_mode(node: gs.Node, stated: tuple[Sliding, ...], extents: tuple[int, ...]) -> bool:

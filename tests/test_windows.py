@@ -106,6 +106,14 @@ TRANSPOSED = {
 }
 
 
+def test_same_padding_where_a_kernel_is_smaller_than_its_stride(tmp_path: Path) -> None:
+    """The extent is then less than the stride's multiple, and a pooling in ceil_mode behind it counts on that."""
+    nodes, weights = transposed(kernel=(5, 1), strides=[3, 2], auto_pad="SAME_UPPER", output_padding=[1, 0])
+    nodes[-1].output[0] = "t"
+    pool = node("MaxPool", ["t"], ["z"], kernel_shape=[5, 5], strides=[3, 3], pads=[4, 0, 3, 1], ceil_mode=1)
+    answers_exactly(net(([*nodes, pool], weights), channels=4), tmp_path)
+
+
 @pytest.mark.parametrize("name", TRANSPOSED)
 def test_transposed_convolution(name: str, tmp_path: Path) -> None:
     assert "z" in answers_exactly(net(TRANSPOSED[name], channels=4), tmp_path)
