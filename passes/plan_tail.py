@@ -35,7 +35,7 @@ def plan_tail(net: Network, layout: Layout, batch: BatchAxes) -> Tail | None:
     nodes = _from_the_first_product(net, batch)
     streamed = sum(streamed_bytes(node) for node in nodes)
     apart = replace(layout.costs, tail_batch=QUERIES)
-    if streamed * STREAM / apart.batch < LEAST_SHARE * apart.usual.incremental:
+    if not streamed or streamed * STREAM / apart.batch < LEAST_SHARE * apart.usual.incremental:
         return None
     tensors = net.graph.tensors()
     made = {t.name: t for node in nodes for t in outputs(node)}
@@ -45,8 +45,9 @@ def plan_tail(net: Network, layout: Layout, batch: BatchAxes) -> Tail | None:
     constant = all(isinstance(tensors[name], gs.Constant) for name in taken if name not in carried)
     results = [tensor for tensor in net.graph.outputs if tensor.name in made]
     batched = all(batch.axes.get(name) == 0 for name in (*made, *carried))
-    known = all(static_shape(tensor) is not None for tensor in (*made.values(), *carried.values()))
-    if not (constant and batched and known and all(query_shape(t) != tuple(t.shape) for t in results)):
+    known = all(static_shape(tensor) is not None for tensor in made.values())
+    one_row = all((static_shape(tensor) or ())[:1] == (1,) for tensor in carried.values())
+    if not (constant and batched and known and one_row and all(query_shape(t) != tuple(t.shape) for t in results)):
         return None
     held = sum(static_bytes(tensor) for tensor in (*made.values(), *carried.values()))
     return Tail(tuple(carried), tuple(tensor.name for tensor in results), QUERIES, held)

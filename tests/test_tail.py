@@ -124,12 +124,18 @@ def test_segments_hold_the_time_of_the_tail(wide: Path, artifact: kx.Artifact) -
     assert last.measured > 0
 
 
-@pytest.mark.parametrize("doubt", ["another input", "no batch", "open extents"])
+@pytest.mark.parametrize("doubt", ["another input", "no batch", "open extents", "two rows a query"])
 def test_any_doubt_means_no_tail(tmp_path: Path, doubt: str) -> None:
     match doubt:
         case "another input":
             model = wide_net(node("Add", ["h", "shift"], ["y"]))
             model.graph.input.append(helper.make_tensor_value_info("shift", TensorProto.FLOAT, [1, HIDDEN]))
+        case "two rows a query":
+            halves = [node("Reshape", ["flat", "two"], ["z"]), node("Reshape", ["h", "two"], ["h2"])]
+            sums = [node("ReduceSum", ["z", "last"], ["zs"]), node("Add", ["h2", "zs"], ["y"])]
+            model = wide_net(*halves, *sums, two=np.array([2, -1]), last=np.array([1]))
+            model.graph.output.append(helper.make_tensor_value_info("zs", TensorProto.FLOAT, [2, 1]))
+            model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 1
         case "no batch":
             model = wide_net(node("Squeeze", ["h", "axis"], ["y"]), axis=np.zeros(1, np.int64))
         case _:
