@@ -132,8 +132,9 @@ def test_any_doubt_means_no_tail(tmp_path: Path, doubt: str) -> None:
             model.graph.input.append(helper.make_tensor_value_info("shift", TensorProto.FLOAT, [1, HIDDEN]))
         case "two rows a query":
             halves = [node("Reshape", ["flat", "two"], ["z"]), node("Reshape", ["h", "two"], ["h2"])]
-            sums = [node("ReduceSum", ["z", "last"], ["zs"]), node("Add", ["h2", "zs"], ["y"])]
-            model = wide_net(*halves, *sums, two=np.array([2, -1]), last=np.array([1]))
+            sums = [node("ReduceSum", ["z", "last"], ["zs"]), node("Add", ["h2", "zs"], ["u"])]
+            joined, whole = node("Reshape", ["u", "one"], ["y"]), np.array([1, -1])
+            model = wide_net(*halves, *sums, joined, two=np.array([2, -1]), last=np.array([1]), one=whole)
             model.graph.output.append(helper.make_tensor_value_info("zs", TensorProto.FLOAT, [2, 1]))
             model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 1
         case "no batch":
