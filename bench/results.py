@@ -67,7 +67,7 @@ class Result:
         perturbations: Captum's best perturbations_per_eval; None where Captum is not installed.
         difference: the largest |incremental − plain| of any output on the plain model's queries.
         sides: the timing of each side; its turns are those of the others.
-        growth: the incremental side's timings for few queries, base run included.
+        growth: the incremental side's timings for few queries, asked again and again, base run included.
         base: timing of the base run; its queries are runs.
         single: timing of the plain model at batch 1.
         memory: bytes of private memory of each side at the peak.
@@ -103,7 +103,8 @@ class Result:
     def growth_speedups(self) -> list[tuple[int, float]]:
         """(queries, speedup) for few queries and for the whole grid, base run included."""
         plain = self.sides["plain"].per_query
-        few = [(timing.queries, plain / timing.per_query) for timing in self.growth]
+        counts = self.case.growth
+        few = [(count, plain / timing.per_query) for count, timing in zip(counts, self.growth, strict=True)]
         return [*few, (self.grid, self.speedup("incremental"))]
 
     @property

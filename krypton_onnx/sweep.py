@@ -116,6 +116,11 @@ class Sweep:
         return (prepared - started) * answered(batches) / len(origins) + ended - prepared
 
 
+def repetitions(seconds: float) -> int:
+    """How often to do what takes so long, to take about as long as a sample of the plain model."""
+    return max(1, math.ceil(SAMPLE_SECONDS / seconds))
+
+
 def answered(batches: Sequence[Batch]) -> int:
     """Queries that batches hold."""
     return sum(len(batch.queries) for batch in batches)
