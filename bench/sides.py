@@ -166,9 +166,7 @@ def _asked(session: kx.Session, sweep: Sweep, origins: Origins, enough: int | No
 
 
 def _few(session: kx.Session, sweep: Sweep, origins: Origins) -> Asked:
-    """The same queries again and again, a base run each time: what is over at once would be timed as cold as it finds
-    the machine after other sides.
-    """
+    """The same queries again and again: what is over at once would be timed as cold as others leave the machine."""
     once = _asked(session, sweep, origins)
     once.seconds()
     times = repetitions(once.seconds())

@@ -176,7 +176,7 @@ class Costs:
         if self.windows:
             parts[None, True] = [], [INDEX_NODES * NODE / batch + len(self.readings) * INDEX_READ]
         for result, node in self._nodes.items():
-            full += _dense_seconds(node, self.regions) + streamed_bytes(node) * STREAM / FULL_BATCH
+            full += _dense_seconds(node, self.regions) + (streamed_bytes(node) * STREAM + NODE) / FULL_BATCH
             arithmetic += flops(node)
             exact += flops(node) * self.shares.get(result, 1.0)
             names, times = parts.setdefault((self._extents(result), result in self.windows), ([], []))
@@ -208,11 +208,12 @@ class Costs:
 
     def _seconds(self, node: gs.Node, batch: float) -> float:
         windowed = node.outputs[0].name in self.windows
-        own = self._window_seconds(node, batch) if windowed else self._full_seconds(node, batch)
+        own = self._window_seconds(node, batch) if windowed else self._whole_seconds(node, batch)
         return own + self._overlay_seconds(node, batch)
 
-    def _full_seconds(self, node: gs.Node, batch: float) -> float:
-        return _dense_seconds(node, self.regions) + streamed_bytes(node) * STREAM / (self.tail_batch or batch)
+    def _whole_seconds(self, node: gs.Node, batch: float) -> float:
+        streamed = streamed_bytes(node) * STREAM / (self.tail_batch or batch)
+        return _dense_seconds(node, self.regions) + streamed + NODE / batch
 
     def _window_seconds(self, node: gs.Node, batch: float) -> float:
         result = node.outputs[0].name
@@ -317,7 +318,7 @@ def streamed_bytes(node: gs.Node) -> int:
     """Bytes of the weights of a product with one row a query, which nothing but a batch lets be used twice."""
     shape = static_shape(node.outputs[0])
     alone = node.op in ("Gemm", "MatMul") and shape and math.prod(shape[:-1]) == 1
-    return static_bytes(node.inputs[1]) if alone else 0
+    return static_bytes(node.inputs[1]) if alone and isinstance(node.inputs[1], gs.Constant) else 0
 
 
 def _dense_seconds(node: gs.Node, regions: Regions) -> float:

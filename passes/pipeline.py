@@ -164,7 +164,8 @@ def compile_graphs(
     base = build_base(net, layout)
     incremental, peak = build_incremental(net, layout, patch, moving, None if one_query else batch, tail)
     costs = replace(layout.costs, tail_batch=tail.batch if tail else None)
-    batch_size = dense_batch_for(peak.window + peak.dense) if layout.full_inference else costs.batch
+    together = dense_batch_for(peak.window + peak.dense) if layout.full_inference else costs.batch
+    batch_size = 1 if one_query else together
     predicted = costs.predict(batch_size)
     row_classes, col_classes = _planned_classes(layout, patch)
     plan = Plan(
@@ -177,7 +178,7 @@ def compile_graphs(
         outputs=tuple(TensorInfo(t.name, np.dtype(t.dtype).name, query_shape(t)) for t in net.graph.outputs),
         output_windows=tuple(layout.window_of.get(t.name) for t in net.graph.outputs),
         patch=patch,
-        batch=1 if one_query else batch_size,
+        batch=batch_size,
         program=layout.program,
         windows=layout.windows,
         views=layout.views,
@@ -193,7 +194,7 @@ def compile_graphs(
         tail=tail,
         segments=predicted.segments,
         full_seconds=predicted.full,
-        predicted_speedup=round(layout.predicted_speedup, 2),
+        predicted_speedup=round(layout.predicted_speedup if layout.full_inference else costs.usual.speedup, 2),
         full_inference=layout.full_inference,
         memory=Memory(base_peak(base), peak.fixed, peak.window, peak.dense),
         preprocess=preprocess,

@@ -23,6 +23,9 @@ LEAST_SHARE = 0.05
 QUERIES = 128
 """Of a run of the tail. More would save hardly anything."""
 
+MOST_BYTES = 50_000_000
+"""Activations of a run of the tail: it is for products of vectors, and maps do not go through it."""
+
 
 def plan_tail(net: Network, layout: Layout, batch: BatchAxes) -> Tail | None:
     """The part of the model that is to run apart, or None. Any doubt means none.
@@ -32,6 +35,8 @@ def plan_tail(net: Network, layout: Layout, batch: BatchAxes) -> Tail | None:
         layout: the decided layout.
         batch: where tensors have the batch.
     """
+    if layout.full_inference:
+        return None  # batches are as large as they should be, whatever the windows
     nodes = _from_the_first_product(net, batch)
     streamed = sum(streamed_bytes(node) for node in nodes)
     apart = replace(layout.costs, tail_batch=QUERIES)
@@ -45,11 +50,12 @@ def plan_tail(net: Network, layout: Layout, batch: BatchAxes) -> Tail | None:
     constant = all(isinstance(tensors[name], gs.Constant) for name in taken if name not in carried)
     results = [tensor for tensor in net.graph.outputs if tensor.name in made]
     batched = all(batch.axes.get(name) == 0 for name in (*made, *carried))
-    known = all(static_shape(tensor) is not None for tensor in made.values())
     one_row = all((static_shape(tensor) or ())[:1] == (1,) for tensor in carried.values())
-    if not (constant and batched and known and one_row and all(query_shape(t) != tuple(t.shape) for t in results)):
+    if not (constant and batched and one_row and all(query_shape(t) != tuple(t.shape) for t in results)):
         return None
     held = sum(static_bytes(tensor) for tensor in (*made.values(), *carried.values()))
+    if held * QUERIES > MOST_BYTES:
+        return None
     return Tail(tuple(carried), tuple(tensor.name for tensor in results), QUERIES, held)
 
 

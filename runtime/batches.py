@@ -118,7 +118,7 @@ def plan_batches(
         return
     best = min(_groupings(plan, tables, origins, lanes), key=lambda grouping: grouping.seconds)
     bands = _Bands(plan, tables[0], origins[:, 0], best.rows, best.row_sizes)
-    for group, batches in enumerate(_groups(best, best.batches(origins))):
+    for group, batches in enumerate(_groups(best, best.batches(origins), lanes)):
         for queries in batches:
             row, col = best.rows[queries[0]], best.cols[queries[0]]
             sizes = np.stack([best.row_sizes[row], best.col_sizes[col]], axis=1)
@@ -139,21 +139,26 @@ def _groupings(
                 yield _Grouping(plan, rows, cols, row_sizes, col_sizes, size, lanes.workers)
 
 
-def _groups(grouping: _Grouping, batches: list[Integers]) -> list[list[Integers]]:
+def _groups(grouping: _Grouping, batches: list[Integers], lanes: Lanes) -> list[list[Integers]]:
     """The batches that run one after another and share a run of the tail; without a tail, each by itself.
 
-    About equally long: each batch, the longest first, goes to the group that has the least to do as yet.
+    About equally long: each batch, the longest first, goes to the group that has the least to do as yet and has room.
     """
-    tail = grouping.plan.tail
-    if tail is None:
+    if grouping.plan.tail is None:
         return [[batch] for batch in batches]
-    workers = min(grouping.workers, len(batches))
     queries = sum(len(batch) for batch in batches)
-    groups: list[list[Integers]] = [[] for _ in range(workers * -(-queries // (workers * tail.batch)))]
+    workers = min(lanes.workers, len(batches))
+    groups: list[list[Integers]] = [[] for _ in range(workers * -(-queries // (workers * lanes.group)))]
+    room = [lanes.group] * len(groups)
     least = [(0.0, number) for number in range(len(groups))]
     for batch in batches:
+        while least and room[least[0][1]] < len(batch):
+            heapq.heappop(least)
+        if not least:
+            least, groups, room = [(0.0, len(groups))], [*groups, []], [*room, lanes.group]
         seconds, number = heapq.heappop(least)
         groups[number].append(batch)
+        room[number] -= len(batch)
         heapq.heappush(least, (seconds + grouping.batch_seconds(batch), number))
     return [group for group in groups if group]
 

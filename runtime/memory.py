@@ -19,17 +19,23 @@ MOST_CELLS = geometry.NOWHERE // 4
 """Cells that the windows of a batch may have, so that the graph's int32 indices hold them with room to spare."""
 
 
+TAIL_SHARE = 0.25
+"""Of a budget's bytes beside the views, for what waits to go through the tail together."""
+
+
 @dataclass(frozen=True, slots=True)
 class Lanes:
     """What runs at a time.
 
     Attributes:
         workers: batches side by side.
-        batch: queries of each.
+        batch: queries of each, at the most.
+        group: queries of the batches that share a run of the tail, at the most; of one batch where there is no tail.
     """
 
     workers: int
     batch: int
+    group: int
 
 
 def lanes(
@@ -51,25 +57,32 @@ def lanes(
     # A batch for larger windows, or for a patch whose cells int32 could not count, is smaller.
     most = max(1, min(int(plan.batch / work), MOST_CELLS // (patch[0] * patch[1])))
     if budget is None:
-        return Lanes(workers, most)
+        return Lanes(workers, most, max(most, plan.tail.batch) if plan.tail else most)
     held = _views(plan)
-    fixed = plan.memory.fixed + (plan.tail.batch * plan.tail.memory if plan.tail else 0)
     per_query = max(1.0, plan.memory.dense + plan.memory.window * growth)
-    needed = ALLOCATOR_OVERHEAD * max(plan.memory.base, held + fixed + per_query)
+    handed = 2 * plan.tail.memory if plan.tail else 0  # as they come, and joined
+    needed = ALLOCATOR_OVERHEAD * max(plan.memory.base, held + plan.memory.fixed + per_query + handed)
     if budget < needed:
         raise KryptonError(
             f"A memory budget of {_megabytes(budget)} is too small: this model needs {_megabytes(needed)} beyond its "
             f"weights for one query at a time, the patch being {patch[0]}x{patch[1]}."
         )
     free = budget / ALLOCATOR_OVERHEAD - held
-    fitting = [Lanes(n, min(most, _queries(plan, free - n * fixed, n, per_query))) for n in range(workers, 0, -1)]
+    fitting = [_fitting(plan, free, n, per_query, handed, most) for n in range(workers, 0, -1)]
     return next((lane for lane in fitting if 2 * lane.batch >= most), fitting[-1])
 
 
-def _queries(plan: Plan, free: float, workers: int, per_query: float) -> int:
-    """Of each batch, where so many bytes are free for what runs and for results that wait to be taken."""
-    waiting = workers + WAITING if workers > 1 else 0
-    return max(int(free // (workers * per_query + waiting * _outputs(plan))), 1 if workers == 1 else 0)
+def _fitting(plan: Plan, free: float, workers: int, per_query: float, handed: int, most: int) -> Lanes:
+    """What so many workers may do with so many bytes, for what runs and for results that wait to be taken."""
+    waiting = (workers + WAITING if workers > 1 else 0) * _outputs(plan)
+    least = 1 if workers == 1 else 0
+    free -= workers * plan.memory.fixed
+    if plan.tail is None:
+        batch = min(most, max(least, int(free // (workers * per_query + waiting))))
+        return Lanes(workers, batch, batch)
+    group = max(1, min(plan.tail.batch, int(TAIL_SHARE * free // (workers * handed + waiting))))
+    batch = int((free - group * (workers * handed + waiting)) // (workers * per_query))
+    return Lanes(workers, min(most, group, max(least, batch)), group)
 
 
 def _outputs(plan: Plan) -> int:

@@ -194,7 +194,7 @@ class Session:
     ) -> list[Outputs]:
         """Outputs of the batches of one group, one after another, and of the tail for all of them at once."""
         tail = self.plan.tail
-        late = [name for name in wanted if tail is not None and name in tail.outputs]
+        late = {name: source for name, source in wanted.items() if tail is not None and source in tail.outputs}
         between = tail.inputs if tail is not None and late else ()
         early = {name: source for name, source in wanted.items() if name not in late}
         answers: list[Outputs] = []
@@ -208,7 +208,8 @@ class Session:
             return answers
         feed = {name: np.concatenate(parts) for name, *parts in zip(between, *handed, strict=True)}
         places = np.cumsum([len(batch.queries) for batch in group])[:-1]
-        for name, values in zip(late, self._tail.run(feed, late), strict=True):
+        del handed
+        for name, values in zip(late, self._tail.run(feed, list(late.values())), strict=True):
             for outputs, part in zip(answers, np.split(values, places), strict=True):
                 outputs[name] = part
         return [{name: outputs[name] for name in wanted} for outputs in answers]

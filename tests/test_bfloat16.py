@@ -53,7 +53,7 @@ def test_bfloat16_is_kept_in_views_that_every_host_can_hold(tmp_path: Path) -> N
     views = {view.name: kept[view.name].reshape(-1, view.channels) for view in plan.views}
     origins, content = np.array([[0, 0], [5, 7], [12, 14]]), rng.standard_normal((3, 3, 4, 4)).astype(np.float32)
     (unmoved,) = full.run(None, {"image": image[None]})
-    for batch in plan_batches(plan, window_tables(plan.program, plan.windows, (4, 4)), origins, (4, 4), Lanes(1, 8)):
+    for batch in plan_batches(plan, window_tables(plan.program, plan.windows, (4, 4)), origins, (4, 4), Lanes(1, 8, 8)):
         feed = {"origins": batch.origins, "patch_content": content[batch.queries], "window_sizes": batch.window_sizes}
         (ours,) = incremental.run(None, {**feed, "view_rows": np.zeros(len(plan.views), np.int64), **views})
         for query, answer in zip(batch.queries, ours, strict=True):

@@ -45,6 +45,7 @@ FIRST, SECOND, LAST = 2 * 256 * 4 * 27, 2 * 256 * 4 * 9, 2 * 4 * 5
 
 def test_seconds_of_full_inference(small: tuple[Network, Regions]) -> None:
     moved, streamed = (WIDE + 16) + (16 + 16) + (16 + 20), 4 * 5 * 4 * cost.STREAM / cost.FULL_BATCH
+    streamed += len(small[0].graph.nodes) * cost.NODE / cost.FULL_BATCH
     full = streamed + (FIRST + LAST) * cost.FLOP + SECOND * cost.DEPTHWISE_FLOP + moved * cost.BYTE
     found = cost.Costs(*small, {"c": 0.5, "e": 0.25}, {}, frozenset(), ()).predict(cost.FULL_BATCH)
     assert found.full == pytest.approx(full)
@@ -70,7 +71,7 @@ def test_seconds_of_a_window_and_of_its_reads(small: tuple[Network, Regions]) ->
     second_read = 18 * 18 * (16 * (cost.GATHER + cost.LOAD) + cost.INDEX_CELL) + overhead
     pool = 16 * (48 * (cost.POOL + cost.STORE) + 16 * 16 / 8 * cost.POOL)
     index = cost.INDEX_NODES * cost.NODE / 8 + 2 * cost.INDEX_READ
-    expected = full - FIRST * cost.FLOP + index + windowed + first_read + second_read + pool
+    expected = full - FIRST * cost.FLOP - cost.NODE / 8 + index + windowed + first_read + second_read + pool
     assert found.incremental == pytest.approx(expected)
     where, windows = found.segments[:2]
     assert (where.extents, where.windowed, where.tensors) == (None, True, ())

@@ -177,6 +177,15 @@ def test_windows_are_kept_where_they_are_predicted_to_gain(tmp_path: Path, monke
     assert plan("small", 4).full_inference
 
 
+def test_full_inference_runs_in_batches_on_several_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(planner, "LEAST_SPEEDUP", LEAST_SPEEDUP)
+    onnx.save(wide_net(), tmp_path / "net.onnx")
+    session = kx.Session(kx.compile(tmp_path / "net.onnx", patch=4, verify=False), threads=2)
+    origins = np.random.default_rng(0).integers(0, 12, (2000, 2))
+    assert session.plan.batch >= 16
+    assert max(len(batch.queries) for batch in session.batches(origins, (4, 4))) >= 8
+
+
 def test_the_command_line_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(planner, "LEAST_SPEEDUP", LEAST_SPEEDUP)
     onnx.save(wide_net(), tmp_path / "net.onnx")

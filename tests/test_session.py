@@ -113,7 +113,7 @@ def tables(plan: Plan, patch: tuple[int, int]) -> tuple[WindowTable, WindowTable
 def test_batches_hold_every_query_once_and_one_class_each(artifact):
     plan = artifact.plan
     origins = np.stack(np.meshgrid(np.arange(0, 145, 4), np.arange(0, 145, 4), indexing="ij"), axis=-1).reshape(-1, 2)
-    batches = list(plan_batches(plan, tables(plan, (16, 16)), origins, (16, 16), Lanes(1, 16)))
+    batches = list(plan_batches(plan, tables(plan, (16, 16)), origins, (16, 16), Lanes(1, 16, 16)))
     assert sorted(np.concatenate([b.queries for b in batches]).tolist()) == list(range(len(origins)))
     assert max(len(b.queries) for b in batches) == 16
     assert len({b.window_sizes.tobytes() for b in batches}) > 4

@@ -1,5 +1,6 @@
 """The tail: products of many weights run apart, for batches of several window classes at once."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -76,6 +77,8 @@ def test_batches_of_a_group_share_a_run(artifact: kx.Artifact, monkeypatch: pyte
     assert max(len(group) for group in groups) > 1
     counts = [sum(len(batch.queries) for batch in group) for group in groups]
     assert sum(counts) == 841
+    assert artifact.plan.tail is not None
+    assert max(counts) <= artifact.plan.tail.batch
     runs = []
     assert session._tail is not None
     run = session._tail.run
@@ -98,6 +101,30 @@ def test_few_queries_are_shared_out(artifact: kx.Artifact) -> None:
     assert len(groups_of(kx.Session(artifact, threads=2), origins)) == 2
     assert len(groups_of(kx.Session(artifact, threads=2), origins[:1])) == 1
     assert len(groups_of(kx.Session(artifact, threads=1), origins)) == 1
+
+
+def test_a_budget_makes_groups_smaller(artifact: kx.Artifact) -> None:
+    origins = np.stack(np.meshgrid(np.arange(29), np.arange(29)), axis=-1).reshape(-1, 2)
+    with pytest.raises(kx.KryptonError, match="one query at a time") as refused:
+        kx.Session(artifact, memory_budget=1)
+    least = float(re.search(r"needs ([\d.]+) MB", str(refused.value)).group(1))  # type: ignore[union-attr]
+    session = kx.Session(artifact, threads=2, memory_budget=int(least * 1.01e6))
+    groups = groups_of(session, origins)
+    assert [len(group) for group in groups] == [1] * len(origins)
+    more = groups_of(kx.Session(artifact, threads=2, memory_budget=int(least * 10e6)), origins)
+    assert 1 < max(sum(len(batch.queries) for batch in group) for group in more) < 128
+    content = np.zeros((3, 4, 4), np.float32)
+    image = np.random.default_rng(1).standard_normal((3, SIZE, SIZE)).astype(np.float32)
+    few, ample = session.infer(image, origins[::40], content), kx.Session(artifact).infer(image, origins[::40], content)
+    np.testing.assert_allclose(few["y"], ample["y"], rtol=1e-4, atol=1e-4)
+
+
+def test_outputs_go_by_the_names_that_are_asked_for(artifact: kx.Artifact) -> None:
+    session = kx.Session(artifact)
+    base = session.materialize(np.ones((3, SIZE, SIZE), np.float32))
+    content = np.zeros((1, 3, 4, 4), np.float32)
+    ((_, found),) = session.run(base, session.batches(np.array([[3, 4]]), (4, 4)), lambda _: content, {"mine": "y"})
+    np.testing.assert_array_equal(found["mine"], session.infer(base, [[3, 4]], content)["y"])
 
 
 def test_the_other_outputs_stay_with_the_windows(tmp_path: Path) -> None:
@@ -124,7 +151,7 @@ def test_segments_hold_the_time_of_the_tail(wide: Path, artifact: kx.Artifact) -
     assert last.measured > 0
 
 
-@pytest.mark.parametrize("doubt", ["another input", "no batch", "open extents", "two rows a query"])
+@pytest.mark.parametrize("doubt", ["another input", "no batch", "two rows a query", "large maps"])
 def test_any_doubt_means_no_tail(tmp_path: Path, doubt: str) -> None:
     match doubt:
         case "another input":
@@ -139,10 +166,13 @@ def test_any_doubt_means_no_tail(tmp_path: Path, doubt: str) -> None:
             model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 1
         case "no batch":
             model = wide_net(node("Squeeze", ["h", "axis"], ["y"]), axis=np.zeros(1, np.int64))
-        case _:
-            model = wide_net(node("NonZero", ["h"], ["y"]))
-            model.graph.output[0].type.tensor_type.elem_type = TensorProto.INT64
+        case _:  # as squeeze-and-excitation has it
+            maps = [node("Resize", ["d", "", "twice"], ["large"], mode="cubic"), node("Gemm", ["h", "o"], ["k"])]
+            scaled = [node("Reshape", ["k", "scale"], ["s"]), node("Mul", ["large", "s"], ["y"])]
+            made = {"twice": np.array([1, 1, 8, 8], np.float32), "scale": np.array([-1, 1, 1, 1])}
+            model = wide_net(*maps, *scaled, **made, o=normal(HIDDEN, 1))
     onnx.save(model, tmp_path / "net.onnx")
     artifact = kx.compile(tmp_path / "net.onnx", patch=4, image_input="image")
     assert artifact.plan.tail is None
+    assert not artifact.plan.one_query
     assert not (artifact.folder / "tail.onnx").exists()
