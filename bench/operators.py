@@ -1,4 +1,4 @@
-"""Where the time of the two graphs goes: by operator, and node by node.
+"""Where the time of the graphs goes: by operator, and node by node.
 
     python bench/operators.py MODEL.onnx [--patch 16] [--stride 4] [--top 20]
 

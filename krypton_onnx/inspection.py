@@ -18,9 +18,10 @@ from krypton_onnx.geometry import Program
 from krypton_onnx.passes.flops import flops
 from krypton_onnx.passes.network import describe, static_shape
 from krypton_onnx.passes.pipeline import normalized
+from krypton_onnx.passes.plan_runs import plan_runs
 from krypton_onnx.passes.planner import Layout, plan_layout
 from krypton_onnx.passes.regions import Dense, Regions, Windowed
-from krypton_onnx.plan import Segment
+from krypton_onnx.plan import Segment, Tail
 from krypton_onnx.runtime.explain import Edge, Pair, grid, pair
 
 _AFTER = "follows a dense tensor"
@@ -70,6 +71,7 @@ class Inspection:
         query_flops: those of the mean query, on exact regions.
         planned_flops: those of the mean query with the windows that the plan chose.
         segments: the parts of the plan, with what each is predicted to cost a query.
+        tail: what runs apart from windows, for several batches at once.
         full_seconds: what full inference is predicted to cost.
         predicted_speedup: of windows over full inference, bytes counted too.
         full_inference: whether that is too little, so that the plan has no windows.
@@ -86,6 +88,7 @@ class Inspection:
     query_flops: float
     planned_flops: float
     segments: tuple[Segment, ...]
+    tail: Tail | None
     full_seconds: float
     predicted_speedup: float
     full_inference: bool
@@ -131,7 +134,8 @@ def inspect_model(
     image_shape = (static_shape(net.image_tensor) or (0, 0, 0, 0))[1:]
     origins = grid((image_shape[1], image_shape[2]), sizes, steps, edge, None)
     layout = plan_layout(net, regions, sizes)
-    predicted = layout.costs.usual
+    runs = plan_runs(net, regions, layout, sizes)
+    predicted = runs.costs.usual
     means = _mean_sizes(regions.program, origins, sizes)
     dense = {entry.node: entry.reason for entry in layout.dense}
     moving = [node for node in net.graph.nodes if node.outputs[0].name in regions.states]
@@ -148,8 +152,9 @@ def inspect_model(
         query_flops=sum(t.query_flops for t in tensors),
         planned_flops=_planned(layout, tensors, origins, sizes),
         segments=predicted.segments,
+        tail=runs.tail,
         full_seconds=predicted.full,
-        predicted_speedup=layout.predicted_speedup,
+        predicted_speedup=runs.speedup(layout),
         full_inference=layout.full_inference,
     )
 

@@ -1,4 +1,4 @@
-"""`plan.json`: what the compiler decided, and all that a driver in any language needs beside the two graphs."""
+"""`plan.json`: what the compiler decided, and all that a driver in any language needs beside the graphs."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -187,7 +187,7 @@ class Plan:
         compiler: version of krypton-onnx that wrote it.
         source: the model.
         image: the image input; shape [C, H, W].
-        channels_last: whether the model takes, and callers give, [H, W, C] instead. The two graphs never do.
+        channels_last: whether the model takes, and callers give, [H, W, C] instead. The graphs never do.
         other_inputs: the model's other inputs, with their full shapes.
         outputs: the model's outputs.
         output_windows: per output, the window that it is computed in; None where it is computed in full. The
@@ -204,7 +204,7 @@ class Plan:
         query_seconds: that a query takes whatever its windows are, likewise.
         reduced_precision: whether the model computes anywhere in fewer bits than float32.
         epsilon: unit of rounding of the shortest floating-point type that it computes in, float32 at the longest.
-        per_query: why the tail of the graph runs one query at a time; None if it does not.
+        per_query: why the rest of the graph runs one query at a time; None if it does not.
         one_query: whether the graph takes exactly one query a run, for the same reason.
         tail: what runs apart, for several batches at once; None if nothing does.
         segments: the parts of the graph and what each is predicted to cost.

@@ -84,7 +84,8 @@ def _profiled(artifact: Artifact, sweep: Sweep) -> list[float]:
         options = quiet_options(1)
         options.enable_profiling, options.profile_file_prefix = True, os.path.join(folder, "run")
         queries = _turns(artifact, sweep, options)
-        files = sorted(Path(folder).iterdir())[1:]  # but for the base's, which is opened first
+        # In the order in which the graphs were opened, the base's first.
+        files = sorted(Path(folder).iterdir())[-2 if artifact.plan.tail else -1 :]
         runs = [list(_seconds(json.loads(file.read_text()), owners, segments)) for file in files]
     turns = [np.array_split(of_graph, 1 + REPEATS)[1:] for of_graph in runs]  # the first warms up
     return [

@@ -25,8 +25,9 @@ SAMPLE_SECONDS = 2.0
 """Queries of a sample of the plain model, and about the time that they shall take: its time is linear in them, and a
 short time is mostly noise."""
 
-SAMPLE_GROUPS = 12
-"""Groups of batches in a sample of ours, at the least: windows differ from place to place."""
+SAMPLE_BATCHES = 12
+SAMPLE_GROUPS = 4
+"""Batches, and groups of them, in a sample of ours, at the least: windows differ from place to place."""
 
 Origins = NDArray[np.int64]
 
@@ -129,5 +130,6 @@ def answered(batches: Sequence[Batch]) -> int:
 def even_sample(batches: Sequence[Batch], *, enough: int) -> list[Batch]:
     """Every so many groups of a grid's batches, so that they hold about so many queries, and batches of all places."""
     groups = [list(members) for _, members in groupby(batches, attrgetter("group"))]
-    count = min(len(groups), max(SAMPLE_GROUPS, math.ceil(enough * len(groups) / answered(batches))))
+    share = max(SAMPLE_BATCHES / len(batches), enough / answered(batches))
+    count = min(len(groups), max(SAMPLE_GROUPS, math.ceil(share * len(groups))))
     return [batch for position in np.linspace(0, len(groups) - 1, count).round() for batch in groups[int(position)]]

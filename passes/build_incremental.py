@@ -12,7 +12,7 @@ from krypton_onnx.passes.map_means import emit_map_mean, emit_window_sum
 from krypton_onnx.passes.network import Network, static_shape, values
 from krypton_onnx.passes.occluded_image import occluded_image
 from krypton_onnx.passes.overlay import Overlay
-from krypton_onnx.passes.per_query import Carried, per_query_tail, query_shape
+from krypton_onnx.passes.per_query import Carried, query_shape, run_one_by_one
 from krypton_onnx.passes.planner import Layout
 from krypton_onnx.passes.regions import used_names
 from krypton_onnx.passes.rules.rule import NHWC, Axes, Form, WindowRule
@@ -309,7 +309,7 @@ class _Builder:
             if name in self.tensors and name not in self.moving:
                 self._still(self.tensors[name])
         wanted = [t for t in self.net.graph.outputs if t.name in made]
-        outputs = per_query_tail(self.emitter, nodes, carried, wanted, self.full)
+        outputs = run_one_by_one(self.emitter, nodes, carried, wanted, self.full)
         self.full.update({t.name: t for t in outputs})
         for tensor in outputs:
             self.emitter.sizes[tensor.name] = Bytes(dense=sum(static_bytes(t) for t in wanted))

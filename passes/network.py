@@ -2,7 +2,7 @@
 
 Weights of more than a few hundred bytes are *detached*: the graph knows their type and shape, the numbers stay
 in one numpy array each. Checks and shape inference then cost milliseconds however large the model is, and an
-exported graph names its weights in an external file (`WEIGHTS_FILE`) that two graphs can share.
+exported graph names its weights in an external file (`WEIGHTS_FILE`) that several graphs can share.
 """
 
 from collections.abc import Iterator

@@ -24,7 +24,7 @@ class Carried:
     axis: int
 
 
-def per_query_tail(
+def run_one_by_one(
     emitter: Emitter,
     nodes: list[gs.Node],
     carried: dict[str, Carried],

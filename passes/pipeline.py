@@ -1,6 +1,6 @@
 """The compiler, end to end: a model file becomes graphs and a plan."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,6 @@ from krypton_onnx.artifact import file_checksum
 from krypton_onnx.classes import MAX_CLASSES, axis_classes, window_tables
 from krypton_onnx.errors import KryptonError
 from krypton_onnx.passes import network
-from krypton_onnx.passes.batch_axes import batch_axes
 from krypton_onnx.passes.build_base import base_peak, build_base
 from krypton_onnx.passes.build_incremental import build_incremental
 from krypton_onnx.passes.build_tail import build_tail
@@ -30,9 +29,8 @@ from krypton_onnx.passes.normalize import (
     state_norms_as_convolutions,
 )
 from krypton_onnx.passes.per_query import query_shape
-from krypton_onnx.passes.plan_tail import plan_tail
+from krypton_onnx.passes.plan_runs import dense_batch_for, plan_runs
 from krypton_onnx.passes.planner import Layout, plan_layout
-from krypton_onnx.passes.queries_per_run import dense_batch_for, one_query_reason
 from krypton_onnx.passes.rearrange import merge_transposes, part_slices, split_into_slices
 from krypton_onnx.passes.regions import Regions, analyse_regions
 from krypton_onnx.passes.signed_bytes import make_bytes_unsigned
@@ -156,14 +154,12 @@ def compile_graphs(
     layout = plan_layout(net, regions, patch)
     moving = frozenset(regions.states)
     windowed = frozenset(layout.window_of)
-    batch = batch_axes(net, moving, windowed)
-    one_query = one_query_reason(net, layout, batch, patch)
-    tail = None if one_query else plan_tail(net, layout, batch)
+    runs = plan_runs(net, regions, layout, patch)
+    batch, one_query, tail, costs = runs.batch, runs.one_query, runs.tail, runs.costs
     if one_query is None:
         net = free_batch(net, batch.axes, windowed)
     base = build_base(net, layout)
     incremental, peak = build_incremental(net, layout, patch, moving, None if one_query else batch, tail)
-    costs = replace(layout.costs, tail_batch=tail.batch if tail else None)
     together = dense_batch_for(peak.window + peak.dense) if layout.full_inference else costs.batch
     batch_size = 1 if one_query else together
     predicted = costs.predict(batch_size)
@@ -194,7 +190,7 @@ def compile_graphs(
         tail=tail,
         segments=predicted.segments,
         full_seconds=predicted.full,
-        predicted_speedup=round(layout.predicted_speedup if layout.full_inference else costs.usual.speedup, 2),
+        predicted_speedup=round(runs.speedup(layout), 2),
         full_inference=layout.full_inference,
         memory=Memory(base_peak(base), peak.fixed, peak.window, peak.dense),
         preprocess=preprocess,

@@ -6,6 +6,7 @@ many batches. Cut off before such products, the rest of the graph has no windows
 
 from dataclasses import replace
 
+import numpy as np
 import onnx_graphsurgeon as gs
 
 from krypton_onnx.passes.batch_axes import BatchAxes
@@ -13,7 +14,7 @@ from krypton_onnx.passes.cost import STREAM, streamed_bytes
 from krypton_onnx.passes.footprint import static_bytes
 from krypton_onnx.passes.network import Network, outputs, static_shape
 from krypton_onnx.passes.per_query import query_shape
-from krypton_onnx.passes.planner import Layout
+from krypton_onnx.passes.planner import Layout, held_type
 from krypton_onnx.passes.regions import used_names
 from krypton_onnx.plan import Tail
 
@@ -51,7 +52,8 @@ def plan_tail(net: Network, layout: Layout, batch: BatchAxes) -> Tail | None:
     results = [tensor for tensor in net.graph.outputs if tensor.name in made]
     batched = all(batch.axes.get(name) == 0 for name in (*made, *carried))
     one_row = all((static_shape(tensor) or ())[:1] == (1,) for tensor in carried.values())
-    if not (constant and batched and one_row and all(query_shape(t) != tuple(t.shape) for t in results)):
+    arrays = all(held_type(np.dtype(tensor.dtype)) == tensor.dtype for tensor in carried.values())
+    if not (constant and batched and one_row and arrays and all(query_shape(t) != tuple(t.shape) for t in results)):
         return None
     held = sum(static_bytes(tensor) for tensor in (*made.values(), *carried.values()))
     if held * QUERIES > MOST_BYTES:

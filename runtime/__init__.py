@@ -1,1 +1,1 @@
-"""The driver: feeds an artifact's two graphs through ONNX Runtime. Imports no compiler and no onnx."""
+"""The driver: feeds an artifact's graphs through ONNX Runtime. Imports no compiler and no onnx."""

@@ -13,8 +13,8 @@ from krypton_onnx.errors import KryptonError
 
 Array = NDArray[np.generic]
 SPIN_MICROSECONDS = 200
-"""Threads of a run wait so long for its next node without going to sleep. ONNX Runtime's own limit is so long that they
-go on for a second after a run, on the cores that batches side by side would use."""
+"""Threads of a run wait so long for its next node without going to sleep. ONNX Runtime's own limit is far longer: they
+go on after a run, on the cores that batches side by side would use."""
 
 Provider = str | tuple[str, dict[str, Any]]
 

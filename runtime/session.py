@@ -34,7 +34,7 @@ class Session:
     Args:
         artifact: an `Artifact`, or the path of one.
         providers: ONNX Runtime's execution providers; the CPU's by default.
-        session_options: ONNX Runtime's options, used for both graphs. Batches then run one after another, each on as
+        session_options: ONNX Runtime's options, used for all graphs. Batches then run one after another, each on as
             many threads as they say; side by side only if they give a run a single one, and `threads` is more.
         memory_budget: bytes that all but the weights may take at the peak, by which the batch size is chosen; None for
             no limit.

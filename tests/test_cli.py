@@ -373,7 +373,7 @@ def test_bench_text_says_what_was_sampled(place, monkeypatch):
 
 def test_bench_of_a_sample_on_both_sides(place, monkeypatch):
     monkeypatch.setattr("krypton_onnx.sweep.SAMPLE_SECONDS", 0.0)
-    monkeypatch.setattr("krypton_onnx.sweep.SAMPLE_GROUPS", 2)
+    monkeypatch.setattr("krypton_onnx.sweep.SAMPLE_BATCHES", 2)
     grid = ("--patch", "8", "--stride", "1", "--queries", "sample", "--repeats", "1")
     found = answer("bench", "given/net.onnx", *grid)
     assert found["grid"] == 625

@@ -13,7 +13,7 @@ from krypton_onnx.geometry import Sliding
 from krypton_onnx.passes import cost
 from krypton_onnx.passes.network import Network
 from krypton_onnx.passes.pipeline import normalized
-from krypton_onnx.passes.queries_per_run import dense_batch_for
+from krypton_onnx.passes.plan_runs import dense_batch_for
 from krypton_onnx.passes.regions import Regions
 from krypton_onnx.plan import Read
 

@@ -68,7 +68,7 @@ def test_incremental_equals_full(queries: int) -> None:
 
 def test_random_nets_are_worth_testing(tmp_path: Path) -> None:
     """Most have windows and outputs that move, and every way of computing occurs."""
-    seen = moved = windowed = several = tails = 0
+    seen = moved = windowed = several = alone = 0
     for pair in seeded_twins(range(60), tmp_path):
         plan = pair.session.plan
         queries = pair.probe(0, plan.patch, 24)
@@ -79,11 +79,11 @@ def test_random_nets_are_worth_testing(tmp_path: Path) -> None:
         moved += bool(change >= 1e-3)
         windowed += bool(plan.windows)
         several += len(plan.views) > 2
-        tails += plan.per_query is not None
+        alone += plan.per_query is not None
     assert seen >= 40
     assert moved >= 0.8 * seen
     assert windowed >= 0.8 * seen
-    assert min(several, tails) >= 0.1 * seen
+    assert min(several, alone) >= 0.1 * seen
 
 
 # ------------------------------------------------------------------------------------------------- metamorphic

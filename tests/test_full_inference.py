@@ -126,7 +126,7 @@ def test_a_model_that_loses_its_batch_at_once_takes_one_query_a_run(tmp_path: Pa
     assert "Softmax" in (plan.per_query or "")
 
 
-def test_a_small_tail_that_loses_its_batch_is_run_once_a_query_in_batches(tmp_path: Path) -> None:
+def test_a_small_rest_that_loses_its_batch_is_run_once_a_query_in_batches(tmp_path: Path) -> None:
     nodes = [CONV, *average("c", "f"), node("ReduceMax", ["f"], ["y"], axes=[0], keepdims=1)]
     plan = compiled(small_net(nodes, W), tmp_path)[0].plan
     assert (plan.one_query, plan.per_query is None) == (False, False)

@@ -51,7 +51,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_every_segment_takes_time(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("krypton_onnx.sweep.SAMPLE_GROUPS", 2)
+    monkeypatch.setattr("krypton_onnx.sweep.SAMPLE_BATCHES", 2)
     artifact = kx.compile(model, patch=8, verify=False)
     found = measure_segments(model, artifact, (8, 8), (16, 16), {})
     assert [time.segment for time in found] == list(artifact.plan.segments)

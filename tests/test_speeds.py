@@ -80,7 +80,7 @@ def test_uniform_windows_cover_those_of_every_class(prepared):
 
 def test_every_side_is_timed(prepared, monkeypatch):
     monkeypatch.setattr("krypton_onnx.sweep.SAMPLE_SECONDS", 0.0)
-    monkeypatch.setattr("krypton_onnx.sweep.SAMPLE_GROUPS", 2)
+    monkeypatch.setattr("krypton_onnx.sweep.SAMPLE_BATCHES", 2)
     monkeypatch.setattr(sides, "HAS_CAPTUM", False)
     found = sides.times(prepared, 2)
     assert list(found.sides) == ["plain", "incremental", "uniform"]

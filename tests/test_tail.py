@@ -6,10 +6,12 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from click.testing import CliRunner
 from onnx import TensorProto, helper
-from twin import normal, small_net
+from twin import FLOAT, normal, small_net
 
 import krypton_onnx as kx
+from krypton_onnx.cli import main
 from krypton_onnx.compiler import COMPILE_QUERIES
 from krypton_onnx.runtime.batches import Batch
 from krypton_onnx.runtime.session import Session
@@ -145,13 +147,18 @@ def test_the_other_outputs_stay_with_the_windows(tmp_path: Path) -> None:
     assert {part.shape[0] for part in parts["d"].windows} == {16}
 
 
+def test_the_plan_says_so(wide: Path) -> None:
+    found = CliRunner().invoke(main, ["inspect", str(wide), "--patch", "4", "--plan"], catch_exceptions=False)
+    assert "All from flat on runs apart, up to 128 queries at once." in found.output
+
+
 def test_segments_hold_the_time_of_the_tail(wide: Path, artifact: kx.Artifact) -> None:
     found = measure_segments(wide, artifact, (4, 4), (8, 8), {})
     last = next(time for time in found if "y" in time.segment.tensors)
     assert last.measured > 0
 
 
-@pytest.mark.parametrize("doubt", ["another input", "no batch", "two rows a query", "large maps"])
+@pytest.mark.parametrize("doubt", ["another input", "no batch", "two rows a query", "large maps", "bfloat16"])
 def test_any_doubt_means_no_tail(tmp_path: Path, doubt: str) -> None:
     match doubt:
         case "another input":
@@ -164,6 +171,11 @@ def test_any_doubt_means_no_tail(tmp_path: Path, doubt: str) -> None:
             model = wide_net(*halves, *sums, joined, two=np.array([2, -1]), last=np.array([1]), one=whole)
             model.graph.output.append(helper.make_tensor_value_info("zs", TensorProto.FLOAT, [2, 1]))
             model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 1
+        case "bfloat16":  # between h and what is cast alike before it
+            short = [node("Cast", [name], [f"{name}16"], to=TensorProto.BFLOAT16) for name in ("h", "gap")]
+            joined = [node("Concat", ["h16", "gap16"], ["both"], axis=1), node("Cast", ["both"], ["y"], to=FLOAT)]
+            mean = [node("GlobalAveragePool", ["d"], ["g4"]), node("Flatten", ["g4"], ["gap"])]
+            model = wide_net(*mean, *short, *joined)
         case "no batch":
             model = wide_net(node("Squeeze", ["h", "axis"], ["y"]), axis=np.zeros(1, np.int64))
         case _:  # as squeeze-and-excitation has it

@@ -89,8 +89,15 @@ def _plan_text(found: "Inspection") -> str:
             "",
             "Predicted for the mean query on one core of the machine that the cost model was fitted to; full "
             f"inference {found.full_seconds * 1e3:.3f} ms, speedup {found.full_seconds / total:.2f}x.",
+            *_tail_lines(found),
         ]
     )
+
+
+def _tail_lines(found: "Inspection") -> list[str]:
+    if found.tail is None:
+        return []
+    return [f"All from {', '.join(found.tail.inputs)} on runs apart, up to {found.tail.batch} queries at once."]
 
 
 def _measured_text(found: "Inspection", times: "Sequence[SegmentTime]") -> str:
@@ -103,6 +110,7 @@ def _measured_text(found: "Inspection", times: "Sequence[SegmentTime]") -> str:
             table([heading, *rows, whole], "<<>>>>"),
             "",
             "The mean query on one core; predictions are scaled so that full inference takes what it takes here.",
+            *_tail_lines(found),
         ]
     )
 

@@ -1,11 +1,16 @@
-"""How many queries a run of the incremental graph takes: policy, as in `planner`, once the layout is decided."""
+"""How runs take queries, once the layout is decided: one or many, and of which graph. Policy, as in `planner`."""
 
 import math
+from dataclasses import dataclass, replace
 
-from krypton_onnx.passes.batch_axes import BatchAxes
+from krypton_onnx.passes.batch_axes import BatchAxes, batch_axes
+from krypton_onnx.passes.cost import Costs
 from krypton_onnx.passes.flops import flops
 from krypton_onnx.passes.network import Network, outputs, static_shape
+from krypton_onnx.passes.plan_tail import plan_tail
 from krypton_onnx.passes.planner import Layout, mean_windows
+from krypton_onnx.passes.regions import Regions
+from krypton_onnx.plan import Tail
 
 LONELY_SHARE = 0.8
 """Where this share of a query's arithmetic has lost the batch axis, batches gain nothing."""
@@ -14,6 +19,42 @@ DENSE_BATCH_BYTES = 16_000_000
 DENSE_BATCHES = (2, 4, 8, 16, 32)
 """Activations of a batch of full inference, which has no index arithmetic to spread, and the queries that come nearest
 to them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Runs:
+    """What was decided.
+
+    Attributes:
+        batch: where tensors have the batch.
+        one_query: why a run takes one query only; None if it takes a batch.
+        tail: what runs apart, for several batches at once.
+        costs: of the layout, with the tail apart.
+    """
+
+    batch: BatchAxes
+    one_query: str | None
+    tail: Tail | None
+    costs: Costs
+
+    def speedup(self, layout: Layout) -> float:
+        """Predicted over full inference; of full inference what windows would give."""
+        return layout.predicted_speedup if layout.full_inference else self.costs.usual.speedup
+
+
+def plan_runs(net: Network, regions: Regions, layout: Layout, patch: tuple[int, int]) -> Runs:
+    """Decide how runs take queries.
+
+    Args:
+        net: the normalized model.
+        regions: its analysis.
+        layout: the decided layout.
+        patch: (height, width) of the patch to tune for.
+    """
+    batch = batch_axes(net, frozenset(regions.states), frozenset(layout.window_of))
+    one_query = one_query_reason(net, layout, batch, patch)
+    tail = None if one_query else plan_tail(net, layout, batch)
+    return Runs(batch, one_query, tail, replace(layout.costs, tail_batch=tail.batch if tail else None))
 
 
 def one_query_reason(net: Network, layout: Layout, batch: BatchAxes, patch: tuple[int, int]) -> str | None:
