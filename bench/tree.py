@@ -7,7 +7,15 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def commit() -> str:
-    """Of the tree that this file lies in."""
-    command = ["git", "describe", "--always", "--dirty", "--exclude=*"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    return done.stdout.strip() or "unknown"
+    """Of the tree that this file lies in, marked if anything but documentation differs from it."""
+    named = _git("describe", "--always", "--exclude=*")
+    return (
+        f"{named}-dirty"
+        if named and _git("status", "--porcelain", "--", ".", ":!docs", ":!*.md")
+        else named or "unknown"
+    )
+
+
+def _git(*arguments: str) -> str:
+    done = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
+    return done.stdout.strip()
