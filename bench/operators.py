@@ -9,7 +9,6 @@ channels of blocked kernels among them.
 """
 
 import argparse
-import json
 import math
 import tempfile
 from collections import defaultdict
@@ -25,7 +24,7 @@ import krypton_onnx as kx
 from krypton_onnx.artifact import Artifact
 from krypton_onnx.plain_model import PlainModel
 from krypton_onnx.plan import Plan
-from krypton_onnx.runtime.engine import quiet_options
+from krypton_onnx.segment_times import profiled
 from krypton_onnx.sweep import SAMPLE, Sweep, answered
 
 ARITHMETIC = ("Conv", "Gemm", "MatMul")
@@ -112,14 +111,9 @@ def total(name: str, parts: Iterable[OperatorCost]) -> OperatorCost:
 
 def _profile(run: Callable[[ort.SessionOptions], tuple[list[int], int]]) -> list[NodeCost]:
     """Nodes of the graphs that `run` opens last; it gives (runs of each to count, the last ones; queries)."""
-    with tempfile.TemporaryDirectory() as folder:
-        options = quiet_options(1)  # so that a node's time is its work
-        options.enable_profiling = True
-        options.profile_file_prefix = str(Path(folder) / "profile")
-        runs, queries = run(options)  # its sessions, which write when they end, are gone by now
-        files = sorted(Path(folder).iterdir())[-len(runs) :]
-        profiles = [json.loads(file.read_bytes()) for file in files]
-    return [cost for pair in zip(profiles, runs, strict=True) for cost in node_costs(_last(*pair), queries)]
+    (runs, queries), profiles = profiled(run)
+    counted = zip(profiles[-len(runs) :], runs, strict=True)
+    return [cost for pair in counted for cost in node_costs(_last(*pair), queries)]
 
 
 def _last(events: list[dict[str, Any]], runs: int) -> list[dict[str, Any]]:

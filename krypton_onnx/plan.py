@@ -8,9 +8,6 @@ from krypton_onnx.geometry import AxisMap, Program
 FORMAT = 4
 """Version of plan.json. A reader refuses any other."""
 
-LEAST_SPEEDUP = 1.1
-"""Windows that are predicted to give less than this are not worth their trouble: the model runs as it is."""
-
 
 @dataclass(frozen=True, slots=True)
 class TensorInfo:

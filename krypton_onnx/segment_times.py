@@ -9,10 +9,11 @@ import json
 import os
 import tempfile
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
+from typing import Any, TypeVar
 
 import numpy as np
 import onnx
@@ -25,6 +26,8 @@ from krypton_onnx.plan import Segment
 from krypton_onnx.runtime.engine import Array, quiet_options
 from krypton_onnx.runtime.session import Session
 from krypton_onnx.sweep import SAMPLE, Sweep, answered
+
+Result = TypeVar("Result")
 
 REPEATS = 5
 
@@ -80,13 +83,9 @@ def measure_segments(
 def _profiled(artifact: Artifact, sweep: Sweep) -> list[float]:
     """Seconds a query of each segment: the median of several turns."""
     owners, segments = _owners(artifact), len(artifact.plan.segments)
-    with tempfile.TemporaryDirectory() as folder:
-        options = quiet_options(1)
-        options.enable_profiling, options.profile_file_prefix = True, os.path.join(folder, "run")
-        queries = _turns(artifact, sweep, options)
-        # In the order in which the graphs were opened, the base's first.
-        files = sorted(Path(folder).iterdir())[-2 if artifact.plan.tail else -1 :]
-        runs = [list(_seconds(json.loads(file.read_text()), owners, segments)) for file in files]
+    queries, profiles = profiled(lambda options: _turns(artifact, sweep, options))
+    answering = profiles[1:]  # but for the base's graph
+    runs = [list(_seconds(events, owners, segments)) for events in answering]
     turns = [np.array_split(of_graph, 1 + REPEATS)[1:] for of_graph in runs]  # the first warms up
     return [
         median(sum(run[s] for runs in turn for run in runs) / queries for turn in zip(*turns, strict=True))
@@ -94,8 +93,22 @@ def _profiled(artifact: Artifact, sweep: Sweep) -> list[float]:
     ]
 
 
+def profiled(run: Callable[[ort.SessionOptions], Result]) -> tuple[Result, list[list[dict[str, Any]]]]:
+    """What `run` gives, and the profiler's events of each graph that it opens, in the order of opening.
+
+    Args:
+        run: opens sessions with these options, of one thread, so that a node's time is its work. They are gone when it
+            returns, for they write what they know as they go.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        options = quiet_options(1)
+        options.enable_profiling, options.profile_file_prefix = True, os.path.join(folder, "run")
+        result = run(options)
+        return result, [json.loads(file.read_bytes()) for file in sorted(Path(folder).iterdir())]
+
+
 def _turns(artifact: Artifact, sweep: Sweep, options: ort.SessionOptions) -> int:
-    """Answer a sample several times; how many queries it has. The session, which writes when it ends, is gone then."""
+    """Answer a sample several times; how many queries it has."""
     session, content = Session(artifact, session_options=options), sweep.shown(artifact.plan)
     batches = sweep.batches(session, sweep.origins, SAMPLE)
     base = session.materialize(sweep.image, sweep.others)

@@ -26,7 +26,7 @@ def build_incremental(
     patch: tuple[int, int],
     moving: frozenset[str],
     batch: BatchAxes | None,
-    tail: Tail | None = None,
+    tail: Tail | None,
 ) -> tuple[gs.Graph, Bytes]:
     """Rewrite the model for a batch of queries.
 

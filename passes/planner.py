@@ -24,7 +24,7 @@ from krypton_onnx.passes.plan_rows import plan_rows
 from krypton_onnx.passes.regions import Dense, Regions, Windowed, used_names
 from krypton_onnx.passes.rules.rule import Axes, Form, WindowRule
 from krypton_onnx.passes.through import Through, read_through
-from krypton_onnx.plan import LEAST_SPEEDUP, DenseNode, Read, View, Window
+from krypton_onnx.plan import DenseNode, Read, View, Window
 
 COVERAGES = (0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 """Where windows may end: a tensor of which the mean region covers this share, or more, is computed in full."""
@@ -32,6 +32,9 @@ COVERAGES = (0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 JOINS = (0.5, 0.65, 0.8, 0.9, 1.0)
 """At a merge, a branch whose region has this share of the merge's, or more, may be computed at the merge's size; a
 smaller one is re-read through the overlay, which costs bytes in place of arithmetic."""
+
+LEAST_SPEEDUP = 1.1
+"""Windows that are predicted to give less than this are not worth their trouble: the model runs as it is."""
 
 _SHORT_FLOATS = frozenset({"bfloat16"})
 

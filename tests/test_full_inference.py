@@ -19,8 +19,9 @@ from krypton_onnx.classes import window_tables
 from krypton_onnx.cli import main
 from krypton_onnx.passes import planner
 from krypton_onnx.passes.pipeline import Compiled, compile_graphs
+from krypton_onnx.passes.planner import LEAST_SPEEDUP
 from krypton_onnx.passes.write import write_graphs
-from krypton_onnx.plan import LEAST_SPEEDUP, Plan
+from krypton_onnx.plan import Plan
 from krypton_onnx.runtime.memory import lanes
 
 node = helper.make_node

@@ -8,14 +8,14 @@ import onnx
 import pytest
 from click.testing import CliRunner
 from onnx import TensorProto, helper
-from twin import FLOAT, normal, small_net
+from twin import FLOAT, close, normal, small_net
 
 import krypton_onnx as kx
 from krypton_onnx.cli import main
 from krypton_onnx.compiler import COMPILE_QUERIES
 from krypton_onnx.runtime.batches import Batch
 from krypton_onnx.runtime.session import Session
-from krypton_onnx.segment_times import measure_segments
+from krypton_onnx.segment_times import _owners, measure_segments
 
 node = helper.make_node
 SIZE, HIDDEN = 32, 512
@@ -88,7 +88,7 @@ def test_batches_of_a_group_share_a_run(artifact: kx.Artifact, monkeypatch: pyte
     outputs = session.infer(base, origins, np.zeros((3, 4, 4), np.float32))["y"]
     assert sorted(runs) == sorted(counts)
     alone = session.infer(base, origins[[3, 400]], np.zeros((3, 4, 4), np.float32))["y"]
-    np.testing.assert_allclose(outputs[[3, 400]], alone, rtol=1e-4, atol=1e-4)
+    close(outputs[[3, 400]], alone)
 
 
 def groups_of(session: Session, origins: np.ndarray) -> list[list[Batch]]:
@@ -118,7 +118,7 @@ def test_a_budget_makes_groups_smaller(artifact: kx.Artifact) -> None:
     content = np.zeros((3, 4, 4), np.float32)
     image = np.random.default_rng(1).standard_normal((3, SIZE, SIZE)).astype(np.float32)
     few, ample = session.infer(image, origins[::40], content), kx.Session(artifact).infer(image, origins[::40], content)
-    np.testing.assert_allclose(few["y"], ample["y"], rtol=1e-4, atol=1e-4)
+    close(few["y"], ample["y"])
 
 
 def test_outputs_go_by_the_names_that_are_asked_for(artifact: kx.Artifact) -> None:
@@ -153,9 +153,10 @@ def test_the_plan_says_so(wide: Path) -> None:
 
 
 def test_segments_hold_the_time_of_the_tail(wide: Path, artifact: kx.Artifact) -> None:
-    found = measure_segments(wide, artifact, (4, 4), (8, 8), {})
-    last = next(time for time in found if "y" in time.segment.tensors)
-    assert last.measured > 0
+    last = next(i for i, segment in enumerate(artifact.plan.segments) if "y" in segment.tensors)
+    owners = _owners(artifact)
+    assert {owners[name] for name in ("h", "k", "y")} == {last}
+    assert measure_segments(wide, artifact, (4, 4), (8, 8), {})[last].measured > 0
 
 
 @pytest.mark.parametrize("doubt", ["another input", "no batch", "two rows a query", "large maps", "bfloat16"])

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from krypton_onnx.cli.options import json_option, model_options, size
-from krypton_onnx.cli.sources import bytes_text, read_labels, say_json, size_text, speed_text
+from krypton_onnx.cli.sources import bytes_text, full_inference_text, read_labels, say_json, size_text
 
 if TYPE_CHECKING:
     from krypton_onnx.artifact import Artifact
@@ -104,10 +104,9 @@ def _text(report: dict[str, Any]) -> str:
         f"Image '{image['name']}' {list(image['shape'])} {image['dtype']}, tuned for patches of "
         f"{size_text(report['patch'])}; {report['windows']} windows, {report['views']} views",
     ]
-    expected = speed_text(report["predicted_speedup"], full_inference=report["full_inference"])
-    if expected:
-        lines.append(expected)
-    if not report["full_inference"]:
+    if report["full_inference"]:
+        lines.append(full_inference_text(report["predicted_speedup"]))
+    else:
         lines += [f"Windows end at {entry['node']}: {entry['reason']}" for entry in report["dense"]]
     if report["per_query"]:
         part = "The model" if report["one_query"] else "The rest"

@@ -17,14 +17,13 @@ from krypton_onnx.cli.options import (
     preprocess_options,
     region,
 )
-from krypton_onnx.cli.sources import compiled, label_of, read_inputs, read_labels, say_json, speed_text
+from krypton_onnx.cli.sources import compiled, full_inference_text, label_of, read_inputs, read_labels, say_json
 from krypton_onnx.cli.targets import Masked, as_target, check_target, target_options
 from krypton_onnx.errors import KryptonError
 
 if TYPE_CHECKING:
     from krypton_onnx.cli.images import Seen
     from krypton_onnx.heatmap import Heatmap
-    from krypton_onnx.plan import Plan
     from krypton_onnx.runtime.targets import Target
 
 SUFFIXES = (".png", ".npy", ".npz")
@@ -107,7 +106,9 @@ def explain(model: Path, picture: Path, output: Path | None, **options: Any) -> 
     labels = labels or seen.artifact.plan.labels
     names = _names(heatmap, labels)
     heatmap.save(output, seen.picture, title=names[0] if len(names) == 1 else names)
-    report = _report(heatmap, labels, seconds, output) | _expected(seen.artifact.plan)
+    plan = seen.artifact.plan
+    expected = {"predicted_speedup": plan.predicted_speedup, "full_inference": plan.full_inference}
+    report = _report(heatmap, labels, seconds, output) | expected
     if options["as_json"]:
         say_json({"model": str(model), "picture": str(picture), **report, "record": heatmap.record})
     else:
@@ -173,10 +174,6 @@ def _report(heatmap: "Heatmap", labels: Sequence[str] | None, seconds: float, ou
     return {"targets": targets, "queries": rows * cols, "seconds": round(seconds, 3), "output": str(output)}
 
 
-def _expected(plan: "Plan") -> dict[str, Any]:
-    return {"predicted_speedup": plan.predicted_speedup, "full_inference": plan.full_inference}
-
-
 def _text(report: dict[str, Any], names: list[str]) -> str:
     lines = []
     for name, one in zip(names, report["targets"], strict=True):
@@ -187,5 +184,5 @@ def _text(report: dict[str, Any], names: list[str]) -> str:
         )
     lines.append(f"{report['queries']} queries in {report['seconds']:.2f} s")
     if report["full_inference"]:
-        lines.append(str(speed_text(report["predicted_speedup"], full_inference=True)))
+        lines.append(full_inference_text(report["predicted_speedup"]))
     return "\n".join([*lines, f"Wrote {report['output']}"])

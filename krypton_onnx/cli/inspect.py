@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from krypton_onnx.cli.options import grid_options, input_option, json_option, model_options
-from krypton_onnx.cli.sources import compiled, read_inputs, say_json, size_text, speed_text, table
+from krypton_onnx.cli.sources import compiled, full_inference_text, read_inputs, say_json, size_text, table
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -129,7 +129,6 @@ def _compared(predicted: float, measured: float) -> tuple[str, str, str]:
 def _text(found: "Inspection") -> str:
     heading = ("node", "operator", "output", "region", "share", "GFLOP", "query", "runs")
     rows = [heading, *(_row(tensor) for tensor in found.tensors)]
-    expected = speed_text(found.predicted_speedup, full_inference=found.full_inference)
     return "\n".join(
         [
             table(rows, "<<<>>>><"),
@@ -139,7 +138,7 @@ def _text(found: "Inspection") -> str:
             f"One inference {found.flops / 1e9:.3f} GFLOP, the mean query {found.query_flops / 1e9:.3f} GFLOP if "
             "exactly what can change is computed",
             f"Bound on the speedup {found.bound:.2f}x; arithmetic of the planned windows {found.planned:.2f}x",
-            *([expected] if expected else []),
+            *([full_inference_text(found.predicted_speedup)] if found.full_inference else []),
         ]
     )
 

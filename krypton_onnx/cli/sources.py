@@ -187,17 +187,6 @@ def bytes_text(count: float) -> str:
     return f"{count:.3g} GB"
 
 
-def speed_text(predicted: float, *, full_inference: bool) -> str | None:
-    """What to expect of a plan that is predicted to gain nothing; None for others.
-
-    Args:
-        predicted: the speedup that windows would give.
-        full_inference: whether the plan does without them.
-    """
-    from krypton_onnx.plan import LEAST_SPEEDUP
-
-    if full_inference:
-        return f"Runs as full inference: windows are predicted to give only {predicted:.2f}x"
-    if predicted < LEAST_SPEEDUP:
-        return f"Little to gain: windows are predicted to give {predicted:.2f}x; 'krypton-onnx bench' measures it"
-    return None
+def full_inference_text(predicted: float) -> str:
+    """What to expect of a plan without windows, which were predicted to give this speedup."""
+    return f"Runs as full inference: windows are predicted to give only {predicted:.2f}x"
