@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from krypton_onnx.compiler import compile
     from krypton_onnx.errors import KryptonError
     from krypton_onnx.heatmap import Heatmap
+    from krypton_onnx.modes import Approximate, DrillDown, Exact
     from krypton_onnx.pictures import open_picture
     from krypton_onnx.preprocess import Preprocess
     from krypton_onnx.runtime.base import Base
@@ -23,10 +24,13 @@ if TYPE_CHECKING:
     from krypton_onnx.verification import verify
 
 _HOMES = {
+    "Approximate": "modes",
     "Artifact": "artifact",
     "Base": "runtime.base",
     "BoxScore": "runtime.boxes",
     "Cosine": "runtime.targets",
+    "DrillDown": "modes",
+    "Exact": "modes",
     "Heatmap": "heatmap",
     "InMask": "runtime.targets",
     "KryptonError": "errors",
@@ -39,10 +43,13 @@ _HOMES = {
 }
 
 __all__ = [
+    "Approximate",
     "Artifact",
     "Base",
     "BoxScore",
     "Cosine",
+    "DrillDown",
+    "Exact",
     "Heatmap",
     "InMask",
     "KryptonError",

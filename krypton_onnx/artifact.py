@@ -14,10 +14,29 @@ from krypton_onnx.folders import private_folder, remove_stale
 from krypton_onnx.plan import FORMAT, Plan
 
 PLAN_FILE = "plan.json"
-BASE_FILE = "base.onnx"
-INCREMENTAL_FILE = "incremental.onnx"
-TAIL_FILE = "tail.onnx"
 SUFFIX = ".krypton"
+
+
+@dataclass(frozen=True, slots=True)
+class Files:
+    """The names of a variant's graphs.
+
+    Attributes:
+        base: image → views.
+        incremental: views and queries → outputs.
+        tail: the last layers, if the plan has a tail.
+        ranges: image → what the other graphs take beside it; None if they take nothing else.
+    """
+
+    base: str
+    incremental: str
+    tail: str
+    ranges: str | None = None
+
+
+EXACT_FILES = Files("base.onnx", "incremental.onnx", "tail.onnx")
+CAPPED_FILES = Files("capped_base.onnx", "capped_incremental.onnx", "capped_tail.onnx")
+INT8_FILES = Files("int8_base.onnx", "int8_incremental.onnx", "int8_tail.onnx", "int8_ranges.onnx")
 
 
 class NotWrittenError(KryptonError):
@@ -102,10 +121,29 @@ def _read_manifest(plan_file: Path) -> _Manifest:
 
 def write_manifest(folder: Path, plan: Plan, files: tuple[str, ...]) -> Artifact:
     """Write plan.json beside the other files, which are complete."""
-    checksums = {name: file_checksum(folder / name) for name in files}
+    _write_plan(folder, plan, {name: file_checksum(folder / name) for name in files})
+    return Artifact(folder, plan)
+
+
+def _write_plan(folder: Path, plan: Plan, checksums: dict[str, str]) -> None:
     manifest = _Manifest(plan, checksums, _plan_checksum(plan, checksums))
     (folder / PLAN_FILE).write_bytes(msgspec.json.format(msgspec.json.encode(manifest), indent=1))
-    return Artifact(folder, plan)
+
+
+def rewrite_plan(artifact: Artifact, plan: Plan) -> Artifact:
+    """Replace the plan of an artifact, in one step; its other files stay as they are.
+
+    Raises:
+        NotWrittenError: the disk refuses.
+    """
+    files = _read_manifest(artifact.folder / PLAN_FILE).files
+    try:
+        with private_folder(artifact.folder / PLAN_FILE) as aside:
+            _write_plan(aside, plan, files)
+            os.replace(aside / PLAN_FILE, artifact.folder / PLAN_FILE)
+    except OSError as error:
+        raise NotWrittenError(f"{artifact.folder} cannot be written to: {error.strerror or error}.") from error
+    return Artifact(artifact.folder, plan)
 
 
 @contextmanager

@@ -24,7 +24,7 @@ from krypton_onnx.artifact import Artifact
 from krypton_onnx.plain_model import PlainModel, timed
 from krypton_onnx.runtime.base import Output, Outputs
 from krypton_onnx.runtime.engine import Array, quiet_options
-from krypton_onnx.runtime.explain import Pair
+from krypton_onnx.runtime.questions import Pair
 from krypton_onnx.runtime.session import Session
 from krypton_onnx.runtime.side_by_side import available_cores
 from krypton_onnx.sweep import Origins, Sweep, answered

@@ -25,7 +25,7 @@ class WindowTable:
     """What a plan's windows need along one axis, for every origin.
 
     Attributes:
-        begins: int64 [T, origins], lower bounds of where they start.
+        begins: int64 [T, origins], where they begin if they need no more than `sizes`.
         sizes: int64 [T, origins].
         extents: int64 [T], rows (columns) of the maps.
     """
@@ -35,23 +35,34 @@ class WindowTable:
     extents: Sizes
 
 
-def window_table(program: Program, windows: Sequence[Window], axis: int, patch: int) -> WindowTable:
-    """The table of axis 0 (rows) or 1 (columns), for patches of this height (width)."""
+def window_table(program: Program, windows: Sequence[Window], axis: int, patch: int, tau: float) -> WindowTable:
+    """The table of axis 0 (rows) or 1 (columns), for patches of this height (width); see `window_tables`."""
     steps = [w.step for w in windows]
     origins = np.arange(program[0].extents[axis] - patch + 1)
-    begins = geometry.begins(program, axis, origins)
-    return WindowTable(
-        begins=np.array([begins[step] for step in steps], np.int64).reshape(len(steps), len(origins)),
-        sizes=geometry.window_sizes(program, axis, origins, patch)[steps],
-        extents=np.array([program[step].extents[axis] for step in steps], np.int64),
-    )
+    lower = geometry.begins(program, axis, origins)
+    begins = np.array([lower[step] for step in steps], np.int64).reshape(len(steps), len(origins))
+    extents = np.array([program[step].extents[axis] for step in steps], np.int64)
+    needed = geometry.window_sizes(program, axis, origins, patch)[steps]
+    sizes = np.minimum(needed, geometry.share_cap(extents, tau)[:, None])
+    # A window that is cut lies in the middle of what is needed.
+    upper = geometry.ends(program, axis, origins, patch)
+    ends = np.array([upper[step] for step in steps], np.int64).reshape(len(steps), len(origins))
+    middle = np.clip((begins + ends + 1 - sizes) // 2, 0, extents[:, None] - sizes)
+    return WindowTable(np.where(sizes < needed, middle, begins), sizes, extents)
 
 
 def window_tables(
-    program: Program, windows: Sequence[Window], patch: tuple[int, int]
+    program: Program, windows: Sequence[Window], patch: tuple[int, int], tau: float = 1.0
 ) -> tuple[WindowTable, WindowTable]:
-    """Of rows and of columns, for patches of this (height, width)."""
-    return window_table(program, windows, 0, patch[0]), window_table(program, windows, 1, patch[1])
+    """Of rows and of columns.
+
+    Args:
+        program: the region program.
+        windows: the plan's windows.
+        patch: (height, width) of the queries.
+        tau: the share of a map's rows, and columns, that a window may have; 1 for all that can change.
+    """
+    return window_table(program, windows, 0, patch[0], tau), window_table(program, windows, 1, patch[1], tau)
 
 
 Classes = tuple[NDArray[np.int64], Sizes]

@@ -15,7 +15,7 @@ from krypton_onnx.labels import check_labels
 from krypton_onnx.passes.pipeline import compile_graphs
 from krypton_onnx.passes.write import write_graphs
 from krypton_onnx.preprocess import Preprocess
-from krypton_onnx.runtime.explain import pair
+from krypton_onnx.runtime.questions import pair
 from krypton_onnx.verification import verify as verify_artifact
 
 COMPILE_QUERIES = 8

@@ -39,6 +39,7 @@ class Heatmap:
         image_size: (height, width) of the model's input.
         target: the explained class or classes; None where the score belongs to none: a cosine, the user's own function.
         record: settings, hashes, versions, timings; plain JSON values.
+        done: whether it is finished; False for what `Session.explain_progressively` gives before the last.
     """
 
     scores: Floats
@@ -48,6 +49,7 @@ class Heatmap:
     image_size: tuple[int, int]
     target: int | list[int] | None
     record: dict[str, Any] = field(default_factory=dict)
+    done: bool = True
 
     @property
     def drop(self) -> Floats:

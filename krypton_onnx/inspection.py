@@ -22,7 +22,7 @@ from krypton_onnx.passes.plan_runs import plan_runs
 from krypton_onnx.passes.planner import Layout, plan_layout
 from krypton_onnx.passes.regions import Dense, Regions, Windowed
 from krypton_onnx.plan import Segment, Tail
-from krypton_onnx.runtime.explain import Edge, Pair, grid, pair
+from krypton_onnx.runtime.questions import Edge, Pair, grid, pair
 
 _AFTER = "follows a dense tensor"
 

@@ -3,9 +3,10 @@
 from dataclasses import dataclass
 from typing import Any
 
+from krypton_onnx.calibration import Calibration
 from krypton_onnx.geometry import AxisMap, Program
 
-FORMAT = 4
+FORMAT = 5
 """Version of plan.json. A reader refuses any other."""
 
 
@@ -191,6 +192,8 @@ class Plan:
             incremental graph's outputs are the model's and behind them, in the same order, the windows
             ``"<name>/window"`` [Q, C, h, w] of those that have one.
         patch: (height, width) that the plan was tuned for. Any other patch works too.
+        tau: the share of a map's rows, and columns, that windows were planned to have at the most. Below 1 the
+            incremental graph has an input `window_begins` int64 [Q, T, 2] behind `window_sizes`: where windows begin.
         batch: queries per run of the incremental graph.
         program: the region program.
         windows: the rows of `window_sizes`, in order.
@@ -206,11 +209,18 @@ class Plan:
         tail: what runs apart, for several batches at once; None if nothing does.
         segments: the parts of the graph and what each is predicted to cost.
         full_seconds: what full inference is predicted to cost an image, likewise.
+        full_flops: floating-point operations of full inference.
+        dense_flops: those of the nodes that are not computed in windows.
         predicted_speedup: of windows over full inference, for the mean query of `patch`.
         full_inference: whether that is too little, so that each query runs the model in full.
         memory: what a memory budget is spent on.
         preprocess: how a picture becomes the image tensor (`Preprocess.to_dict`), if that was given.
         labels: class names, if given.
+        calibration: by which promises about approximate heatmaps are made, if the model was tuned.
+        capped: the plan of the graphs whose windows may be cut (projective field thresholding), which do not go
+            without saying: None if that would gain nothing.
+        int8: the plan of the graphs that compute in bytes and whose windows may be cut, likewise. They take more than
+            the model: scales and biases, which int8_ranges.onnx makes of the image.
     """
 
     format: int
@@ -222,6 +232,7 @@ class Plan:
     outputs: tuple[TensorInfo, ...]
     output_windows: tuple[int | None, ...]
     patch: tuple[int, int]
+    tau: float
     batch: int
     program: Program
     windows: tuple[Window, ...]
@@ -238,11 +249,16 @@ class Plan:
     tail: Tail | None
     segments: tuple[Segment, ...]
     full_seconds: float
+    full_flops: int
+    dense_flops: int
     predicted_speedup: float
     full_inference: bool
     memory: Memory
     preprocess: dict[str, Any] | None = None
     labels: tuple[str, ...] | None = None
+    calibration: Calibration | None = None
+    capped: "Plan | None" = None
+    int8: "Plan | None" = None
 
     @property
     def model_shape(self) -> tuple[int, int, int]:

@@ -20,7 +20,7 @@ import onnx
 import onnxruntime as ort
 from numpy.typing import ArrayLike
 
-from krypton_onnx.artifact import INCREMENTAL_FILE, TAIL_FILE, Artifact
+from krypton_onnx.artifact import EXACT_FILES, Artifact
 from krypton_onnx.plain_model import PlainModel
 from krypton_onnx.plan import Segment
 from krypton_onnx.runtime.engine import Array, quiet_options
@@ -113,7 +113,7 @@ def _turns(artifact: Artifact, sweep: Sweep, options: ort.SessionOptions) -> int
     batches = sweep.batches(session, sweep.origins, SAMPLE)
     base = session.materialize(sweep.image, sweep.others)
     for _ in range(1 + REPEATS):
-        deque(session.run(base, batches, lambda _: content), maxlen=0)
+        deque(session.exact.run(base, batches, lambda _: content), maxlen=0)
     return answered(batches)
 
 
@@ -141,7 +141,7 @@ def _owners(artifact: Artifact) -> dict[str, int]:
     of_tensor = {name: i for i, segment in enumerate(artifact.plan.segments) for name in segment.tensors}
     graphs = [
         onnx.load(artifact.folder / name, load_external_data=False).graph
-        for name in (INCREMENTAL_FILE, *([TAIL_FILE] if artifact.plan.tail else []))
+        for name in (EXACT_FILES.incremental, *([EXACT_FILES.tail] if artifact.plan.tail else []))
     ]
     nodes = [node for graph in graphs for node in graph.node]
     found = {node.output[0]: _owner(node.output[0], of_tensor) for node in nodes}

@@ -17,7 +17,7 @@ from krypton_onnx.random_inputs import random_images
 from krypton_onnx.runtime.arguments import other_inputs
 from krypton_onnx.runtime.batches import Batch
 from krypton_onnx.runtime.engine import Array
-from krypton_onnx.runtime.explain import Pair, grid, pair
+from krypton_onnx.runtime.questions import Pair, grid, pair
 from krypton_onnx.runtime.session import Session
 
 SAMPLE = 64
@@ -93,7 +93,7 @@ class Sweep:
             origins: int64 [Q, 2].
             enough: for an even sample of the batches that holds about so many queries; None for all.
         """
-        found = list(session.batches(origins, self.patch))
+        found = list(session.exact.batches(origins, self.patch))
         return found if enough is None else even_sample(found, enough=enough)
 
     def seconds(self, session: Session, origins: Origins, enough: int | None = None) -> float:
@@ -112,7 +112,7 @@ class Sweep:
         _ = base.outputs  # a heatmap needs them
         batches = self.batches(session, origins, enough)
         prepared = time.perf_counter()
-        deque(session.run(base, batches, lambda _: content), maxlen=0)
+        deque(session.exact.run(base, batches, lambda _: content), maxlen=0)
         ended = time.perf_counter()
         return (prepared - started) * answered(batches) / len(origins) + ended - prepared
 

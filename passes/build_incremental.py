@@ -16,7 +16,7 @@ from krypton_onnx.passes.per_query import Carried, query_shape, run_one_by_one
 from krypton_onnx.passes.planner import Layout
 from krypton_onnx.passes.regions import used_names
 from krypton_onnx.passes.rules.rule import NHWC, Axes, Form, WindowRule
-from krypton_onnx.passes.windows import POINT, Box, Maps, Source
+from krypton_onnx.passes.windows import POINT, Box, Inputs, Maps, Source
 from krypton_onnx.plan import Tail
 
 
@@ -70,25 +70,21 @@ class _Builder:
         image = net.image_tensor
         self.tensors = net.graph.tensors()
         self.emitter = Emitter(reserved=self.tensors)
-        self.origins = gs.Variable("origins", np.dtype(np.int64), ["Q", 2])
-        self.content = gs.Variable("patch_content", image.dtype, ["P", image.shape[1], "patch_rows", "patch_cols"])
-        self.window_sizes = gs.Variable("window_sizes", np.dtype(np.int64), [len(layout.windows), 2])
-        self.view_rows = gs.Variable("view_rows", np.dtype(np.int64), [len(layout.views)])
+        integers, count = np.dtype(np.int64), len(layout.windows)
+        self.inputs = Inputs(
+            origins=gs.Variable("origins", integers, ["Q", 2]),
+            patch_content=gs.Variable("patch_content", image.dtype, ["P", image.shape[1], "patch_rows", "patch_cols"]),
+            window_sizes=gs.Variable("window_sizes", integers, [count, 2]),
+            view_rows=gs.Variable("view_rows", integers, [len(layout.views)]),
+            window_begins=gs.Variable("window_begins", integers, ["Q", count, 2]) if layout.tau < 1 else None,
+        )
         self.sources = [
             gs.Variable(view.name, np.dtype(view.dtype), [f"{view.name}/held", view.channels]) for view in layout.views
         ]
         self.others = {t.name: gs.Variable(t.name, t.dtype, t.shape) for t in net.other_inputs}
         self.views = {view.tensor: number for number, view in enumerate(layout.views) if not view.sums}
         self.sums = {view.tensor: number for number, view in enumerate(layout.views) if view.sums}
-        self.overlay = Overlay(
-            self.emitter,
-            self.origins,
-            self.content,
-            self.window_sizes,
-            self.view_rows,
-            layout,
-            patch,
-        )
+        self.overlay = Overlay(self.emitter, self.inputs, layout, patch)
         self.windows: dict[str, gs.Variable] = {}
         self.full: dict[str, gs.Tensor] = dict(self.others)
 
@@ -276,7 +272,9 @@ class _Builder:
         """The one whole map of full inference, which has no window to lay over it."""
         number, every = self.views[self.net.image], self.overlay.leading_queries(4)
         view = self.layout.views[number]
-        image = occluded_image(self.emitter, self.sources[number], view, self.origins, self.content, every)
+        image = occluded_image(
+            self.emitter, self.sources[number], view, self.inputs.origins, self.inputs.patch_content, every
+        )
         self.emitter.sizes[image.name] = Bytes(dense=static_bytes(self.net.image_tensor))
         return image
 
@@ -330,7 +328,7 @@ class _Builder:
             outputs += self._handed_over(tail)
         graph = gs.Graph(
             self.emitter.nodes,
-            [self.origins, self.content, self.window_sizes, self.view_rows, *self.sources, *self.others.values()],
+            [*self.inputs.all(), *self.sources, *self.others.values()],
             outputs,
             name="incremental",
             opset=self.net.graph.opset,

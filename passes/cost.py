@@ -27,6 +27,9 @@ FLOP = 4.2e-12
 DEPTHWISE_FLOP = 15e-12
 """The same where each channel has its own kernel."""
 
+BYTES_FLOP = 1.3e-12
+"""The same of a convolution in bytes."""
+
 NARROW = 0.6
 """How much longer an operation takes in a window of one column; in wider ones as much less as they are wider."""
 
@@ -234,7 +237,7 @@ class Costs:
 
     def _is_fused(self, node: gs.Node) -> bool:
         result = node.outputs[0].name
-        if node.op == "Conv":
+        if node.op in ("Conv", "QLinearConv"):
             return not scales_channels(node)
         if any(reading.node is node for reading in self._by_result.get(result, ())):
             return False
@@ -270,6 +273,8 @@ class Costs:
         return cells * (self._cell_bytes(reading.tensor) * (GATHER + order) + INDEX_CELL) + READ_NODES * NODE / batch
 
     def _load(self, node: gs.Node | None) -> float:
+        if node is not None and node.op == "QLinearConv":
+            return 0.0
         return LOAD if node is not None and node.op in _BLOCKING else TRANSPOSE
 
     def _pool_seconds(self, tensor: str, batch: float) -> float:
@@ -277,7 +282,8 @@ class Costs:
         rows, cols = self.windows[tensor]
         height, _ = self.regions.step(tensor).extents
         band = min(height, 2 * rows) * self.regions.step(tensor).extents[1] / batch
-        store = 0.0 if tensor in self.on_rows else STORE
+        in_bytes = self._tensors[tensor].dtype == np.uint8  # whose kernels compute with channels last
+        store = 0.0 if tensor in self.on_rows or in_bytes else STORE
         return self._cell_bytes(tensor) * (rows * cols * (POOL + store) + band * POOL)
 
     # --------------------------------------------------------------------------------------- small change
@@ -331,6 +337,8 @@ def _dense_seconds(node: gs.Node, regions: Regions) -> float:
 def _arithmetic(node: gs.Node) -> float:
     shape = static_shape(node.outputs[0]) or (0, 0)
     depthwise = node.op == "Conv" and node.attrs.get("group", 1) == shape[1] > 1
+    if node.op == "QLinearConv":
+        return flops(node) * BYTES_FLOP
     return flops(node) * (DEPTHWISE_FLOP if depthwise else FLOP)
 
 
@@ -339,7 +347,7 @@ def _moved(node: gs.Node, regions: Regions) -> int:
 
 
 def _is_fused(node: gs.Node) -> bool:
-    if node.op == "Conv":
+    if node.op in ("Conv", "QLinearConv"):
         return not scales_channels(node)
     return node.op in _FUSED and _follows_conv(node)
 

@@ -15,6 +15,7 @@ from krypton_onnx import geometry
 from krypton_onnx.geometry import AxisMap, Lines, Sliding
 from krypton_onnx.passes.emit import Emitter, IntArray, IntGraph
 from krypton_onnx.passes.planner import Layout
+from krypton_onnx.passes.windows import Inputs
 from krypton_onnx.plan import Read, View
 
 Placing = tuple[IntArray | NDArray[np.int64] | int, IntArray | int]
@@ -52,38 +53,27 @@ class Index:
 
     Args:
         emitter: receives the nodes.
-        origins: int64 [Q, 2].
-        patch_content: [Q or 1, C, h, w].
-        window_sizes: int64 [T, 2].
-        view_rows: int64 [V].
+        inputs: of the graph.
         layout: the planner's decisions.
 
     Attributes:
         queries: Q, a scalar.
     """
 
-    def __init__(
-        self,
-        emitter: Emitter,
-        origins: gs.Variable,
-        patch_content: gs.Variable,
-        window_sizes: gs.Variable,
-        view_rows: gs.Variable,
-        layout: Layout,
-    ) -> None:
+    def __init__(self, emitter: Emitter, inputs: Inputs, layout: Layout) -> None:
         self.xp = IntGraph(emitter)
         self._emitter, self._layout = emitter, layout
         self._steps = [*(window.step for window in layout.windows), 0]
         self._patch = len(layout.windows)
         with emitter.scope("queries"):
-            self.queries = self.xp.take(self.xp.cast(emitter.op("Shape", origins)), 0)
+            self.queries = self.xp.take(self.xp.cast(emitter.op("Shape", inputs.origins)), 0)
         with emitter.scope("windows/sizes"):
-            self._sizes = self._window_sizes(patch_content, window_sizes)
-        self._starts = self._window_starts(self.xp.cast(origins, "origins/int32"))
+            self._sizes = self._window_sizes(inputs.patch_content, inputs.window_sizes)
+        self._starts = self._window_starts(inputs)
         self._reads = [
             (number, read) for number, view in enumerate(layout.views) if not view.sums for read in view.reads
         ]
-        self._terms = self._read_terms(view_rows) if self._reads else {}
+        self._terms = self._read_terms(inputs.view_rows) if self._reads else {}
 
     def starts(self, window: int) -> tuple[IntArray, IntArray]:
         """The first row and the first column of a window, [Q, 1, 1] each."""
@@ -111,21 +101,35 @@ class Index:
         sizes = self.xp.cast(self._emitter.op("Concat", window_sizes, last, cell, axis=0), "windows/sizes/int32")
         return self.xp.take(sizes, 0, axis=1), self.xp.take(sizes, 1, axis=1)
 
-    def _window_starts(self, origins: IntArray) -> tuple[IntArray, IntArray]:
-        """Of all windows: [T + 2, Q], per axis; origins are [Q, 2]."""
-        return self._axis_starts(0, origins), self._axis_starts(1, origins)
+    def _window_starts(self, inputs: Inputs) -> tuple[IntArray, IntArray]:
+        """Of all windows: [T + 2, Q], per axis."""
+        if inputs.window_begins is None:
+            origins = self.xp.cast(inputs.origins, "origins/int32")
+            return self._axis_starts(0, self._begins(0, origins)), self._axis_starts(1, self._begins(1, origins))
+        with self._emitter.scope("windows/begins"):
+            patch = self._emitter.op("Unsqueeze", inputs.origins, self._emitter.constant(np.ones(1, np.int64)))
+            corner = self._emitter.op("Sub", patch, patch)
+            joined = self._emitter.op("Concat", inputs.window_begins, patch, corner, axis=1)
+            begins = self.xp.cast(joined, "windows/begins/int32")
+            rows, cols = (self.xp.transpose(self.xp.take(begins, axis, axis=2)) for axis in (0, 1))
+        return self._axis_starts(0, rows), self._axis_starts(1, cols)
 
-    def _axis_starts(self, axis: int, origins: IntArray) -> IntArray:
+    def _begins(self, axis: int, origins: IntArray) -> IntArray:
+        """Where windows begin that cover all that can change: [T + 2, Q] of [Q, 2]."""
         program = self._layout.program
         everywhere = np.arange(program[0].extents[axis])
         begins = geometry.begins(program, axis, everywhere)
         table = np.stack([*(begins[step] for step in self._steps), np.zeros_like(everywhere)])
-        extents = np.array([*(program[step].extents[axis] for step in self._steps), 1])[:, None]
         with self._emitter.scope(f"windows/{_AXES[axis]}/starts"):
             begins_by_origin = self.xp.constant(table, f"windows/{_AXES[axis]}/begins_by_origin")
-            begin = self.xp.take(begins_by_origin, self.xp.take(origins, axis, axis=1), axis=1)
+            return self.xp.take(begins_by_origin, self.xp.take(origins, axis, axis=1), axis=1)
+
+    def _axis_starts(self, axis: int, begins: IntArray) -> IntArray:
+        program = self._layout.program
+        extents = np.array([*(program[step].extents[axis] for step in self._steps), 1])[:, None]
+        with self._emitter.scope(f"windows/{_AXES[axis]}/starts"):
             sizes = self.xp.expand_dims(self._sizes[axis], 1)
-            starts: IntArray = geometry.window_start(begin, sizes, extents, self.xp)
+            starts: IntArray = geometry.window_start(begins, sizes, extents, self.xp)
         return starts
 
     # ------------------------------------------------------------------------------------------------ reads

@@ -11,7 +11,7 @@ from krypton_onnx.passes.index import Index, is_padded
 from krypton_onnx.passes.network import Array, element_type
 from krypton_onnx.passes.planner import Layout, largest_windows
 from krypton_onnx.passes.rules.rule import NCHW, NHWC, Axes
-from krypton_onnx.passes.windows import Box, Maps, Source
+from krypton_onnx.passes.windows import Box, Inputs, Maps, Source
 from krypton_onnx.plan import Read
 
 _INDEX_BYTES = 3 * np.dtype(INDEX).itemsize
@@ -23,10 +23,7 @@ class Overlay:
 
     Args:
         emitter: receives the nodes.
-        origins: int64 [Q, 2].
-        patch_content: [Q or 1, C, h, w].
-        window_sizes: int64 [T, 2].
-        view_rows: int64 [V].
+        inputs: of the graph.
         layout: the planner's decisions.
         patch: (height, width) of the patch that they are made for.
     """
@@ -34,21 +31,18 @@ class Overlay:
     def __init__(
         self,
         emitter: Emitter,
-        origins: gs.Variable,
-        patch_content: gs.Variable,
-        window_sizes: gs.Variable,
-        view_rows: gs.Variable,
+        inputs: Inputs,
         layout: Layout,
         patch: tuple[int, int],
     ) -> None:
         self.emitter = emitter
-        self._origins, self._window_sizes, self._layout = origins, window_sizes, layout
-        self._index = Index(emitter, origins, patch_content, window_sizes, view_rows, layout)
+        self._inputs, self._layout = inputs, layout
+        self._index = Index(emitter, inputs, layout)
         self.xp = self._index.xp
         self._expected = largest_windows(layout, patch)
         self._patch = patch
         every = self.leading_queries(4)
-        self._content = emitter.op("Expand", patch_content, every, name="patch_content/every_query")
+        self._content = emitter.op("Expand", inputs.patch_content, every, name="patch_content/every_query")
 
     # ------------------------------------------------------------------------------------------------ boxes
 
@@ -65,7 +59,7 @@ class Overlay:
 
     def leading_queries(self, rank: int) -> gs.Variable:
         """The shape [Q, 1, …] of so many axes, to expand to."""
-        queries = self.emitter.op("Shape", self._origins, start=0, end=1)
+        queries = self.emitter.op("Shape", self._inputs.origins, start=0, end=1)
         ones = self.emitter.constant(np.ones(rank - 1, np.int64))
         return self.emitter.op("Concat", queries, ones, axis=0)
 
@@ -170,7 +164,7 @@ class Overlay:
     def rows_as_maps(self, rows: gs.Variable, window: int, axes: Axes, channels: int, name: str) -> gs.Variable:
         """Rows [cells, C] of a window as maps in the order of these axes."""
         number = self.emitter.constant(np.array(window, np.int64))
-        cells = self.emitter.op("Gather", self._window_sizes, number, name=f"window{window}/rows_cols", axis=0)
+        cells = self.emitter.op("Gather", self._inputs.window_sizes, number, name=f"window{window}/rows_cols", axis=0)
         ends = [self.emitter.constant(np.array([n], np.int64)) for n in (-1, channels)]
         shape = self.emitter.op("Concat", ends[0], cells, ends[1], name=f"window{window}/of_{channels}", axis=0)
         apart = self.emitter.op("Reshape", rows, shape, name=f"{name}/cells")

@@ -1,6 +1,6 @@
 """The compiler, end to end: a model file becomes graphs and a plan."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from krypton_onnx.passes.build_base import base_peak, build_base
 from krypton_onnx.passes.build_incremental import build_incremental
 from krypton_onnx.passes.build_tail import build_tail
 from krypton_onnx.passes.cost import rounded
+from krypton_onnx.passes.flops import flops
 from krypton_onnx.passes.free_batch import free_batch
 from krypton_onnx.passes.idioms import gather_repeats, keep_axes_of_products, name_regroupings
 from krypton_onnx.passes.load import MAX_CELLS, load
@@ -30,7 +31,8 @@ from krypton_onnx.passes.normalize import (
 )
 from krypton_onnx.passes.per_query import query_shape
 from krypton_onnx.passes.plan_runs import dense_batch_for, plan_runs
-from krypton_onnx.passes.planner import Layout, plan_layout
+from krypton_onnx.passes.planner import Layout, plan_capped_layout, plan_layout
+from krypton_onnx.passes.quantize import quantized
 from krypton_onnx.passes.rearrange import merge_transposes, part_slices, split_into_slices
 from krypton_onnx.passes.regions import Regions, analyse_regions
 from krypton_onnx.passes.signed_bytes import make_bytes_unsigned
@@ -59,12 +61,22 @@ _QUANTIZED = ("QLinear", "Quantize", "Dequantize", "DynamicQuantize")
 
 
 @dataclass(frozen=True, slots=True)
-class Compiled:
-    """The result: graphs that share detached weights, and what a driver must know."""
+class Graphs:
+    """The graphs of one variant; see `krypton_onnx.artifact.Files`."""
 
     base: gs.Graph
     incremental: gs.Graph
     tail: gs.Graph | None
+    ranges: gs.Graph | None
+
+
+@dataclass(frozen=True, slots=True)
+class Compiled:
+    """The result: graphs that share detached weights, and what a driver must know."""
+
+    exact: Graphs
+    capped: Graphs | None
+    int8: Graphs | None
     plan: Plan
     notes: Notes
 
@@ -151,29 +163,65 @@ def compile_graphs(
     height, width = regions.program[0].extents
     if not (1 <= patch[0] <= height and 1 <= patch[1] <= width):
         raise KryptonError(f"A patch of {patch[0]}x{patch[1]} does not fit into the model's {height}x{width} image.")
+    about = _About(net, path, version, patch, preprocess, labels)
     layout = plan_layout(net, regions, patch)
+    exact, plan = _built(about, regions, layout, None)
+    capped_layout = plan_capped_layout(net, regions, patch, layout)
+    capped, capped_plan = (None, None) if capped_layout is None else _built(about, regions, capped_layout, None)
+    int8, int8_plan = _in_bytes(about, capped_layout or layout)
+    return Compiled(exact, capped, int8, replace(plan, capped=capped_plan, int8=int8_plan), net.notes)
+
+
+@dataclass(frozen=True, slots=True)
+class _About:
+    """What all variants have in common; see `compile_graphs`."""
+
+    net: Network
+    path: Path
+    version: str
+    patch: tuple[int, int]
+    preprocess: dict[str, Any] | None
+    labels: tuple[str, ...] | None
+
+
+def _in_bytes(about: _About, rival: Layout) -> tuple[Graphs, Plan] | tuple[None, None]:
+    """The variant that computes in bytes; none if it would not be sooner than another layout."""
+    made = quantized(about.net)
+    if made is None:
+        return None, None
+    net = network.infer_shapes(made.net, after="quantized")
+    regions = analyse_regions(net)
+    layout = plan_capped_layout(net, regions, about.patch, rival)
+    return (None, None) if layout is None else _built(replace(about, net=net), regions, layout, made.ranges)
+
+
+def _built(about: _About, regions: Regions, layout: Layout, ranges: gs.Graph | None) -> tuple[Graphs, Plan]:
+    """The graphs of one layout, and its plan."""
+    net, patch = about.net, about.patch
     moving = frozenset(regions.states)
     windowed = frozenset(layout.window_of)
     runs = plan_runs(net, regions, layout, patch)
     batch, one_query, tail, costs = runs.batch, runs.one_query, runs.tail, runs.costs
     if one_query is None:
-        net = free_batch(net, batch.axes, windowed)
+        net = free_batch(replace(net, graph=net.graph.copy()), batch.axes, windowed)  # other variants want it as it is
     base = build_base(net, layout)
     incremental, peak = build_incremental(net, layout, patch, moving, None if one_query else batch, tail)
     together = dense_batch_for(peak.window + peak.dense) if layout.full_inference else costs.batch
     batch_size = 1 if one_query else together
     predicted = costs.predict(batch_size)
+    work = {node.outputs[0].name: flops(node) for node in net.graph.nodes if node.outputs[0].name in moving}
     row_classes, col_classes = _planned_classes(layout, patch)
     plan = Plan(
         format=FORMAT,
-        compiler=version,
-        source=Source(path.name, file_checksum(path)),
+        compiler=about.version,
+        source=Source(about.path.name, file_checksum(about.path)),
         image=_info(net.image_tensor, leading=1),
         channels_last=net.channels_last,
         other_inputs=tuple(_info(t) for t in net.other_inputs),
         outputs=tuple(TensorInfo(t.name, np.dtype(t.dtype).name, query_shape(t)) for t in net.graph.outputs),
         output_windows=tuple(layout.window_of.get(t.name) for t in net.graph.outputs),
         patch=patch,
+        tau=layout.tau,
         batch=batch_size,
         program=layout.program,
         windows=layout.windows,
@@ -190,13 +238,15 @@ def compile_graphs(
         tail=tail,
         segments=predicted.segments,
         full_seconds=predicted.full,
+        full_flops=sum(work.values()),
+        dense_flops=sum(operations for name, operations in work.items() if name not in windowed),
         predicted_speedup=round(runs.speedup(layout), 2),
         full_inference=layout.full_inference,
         memory=Memory(base_peak(base), peak.fixed, peak.window, peak.dense),
-        preprocess=preprocess,
-        labels=labels,
+        preprocess=about.preprocess,
+        labels=about.labels,
     )
-    return Compiled(base, incremental, build_tail(net, tail) if tail else None, plan, net.notes)
+    return Graphs(base, incremental, build_tail(net, tail) if tail else None, ranges), plan
 
 
 def _is_quantized(net: Network) -> bool:
@@ -225,7 +275,7 @@ def _info(tensor: gs.Variable, leading: int = 0) -> TensorInfo:
 
 def _planned_classes(layout: Layout, patch: tuple[int, int]) -> tuple[WindowClasses, WindowClasses]:
     """Of rows and of columns, for every origin."""
-    tables = window_tables(layout.program, layout.windows, patch)
+    tables = window_tables(layout.program, layout.windows, patch, layout.tau)
     found = []
     for axis, table in enumerate(tables):
         origins = np.arange(table.sizes.shape[1])

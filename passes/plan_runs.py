@@ -8,7 +8,7 @@ from krypton_onnx.passes.cost import Costs
 from krypton_onnx.passes.flops import flops
 from krypton_onnx.passes.network import Network, outputs, static_shape
 from krypton_onnx.passes.plan_tail import plan_tail
-from krypton_onnx.passes.planner import Layout, mean_windows
+from krypton_onnx.passes.planner import Layout, Sized, mean_windows
 from krypton_onnx.passes.regions import Regions
 from krypton_onnx.plan import Tail
 
@@ -69,7 +69,7 @@ def one_query_reason(net: Network, layout: Layout, batch: BatchAxes, patch: tupl
     for tensor in net.graph.outputs:
         if tensor.name in batch.lost and static_shape(tensor) is None:
             return f"{batch.lost[tensor.name]}; and the extents of the output '{tensor.name}' vary"
-    mean = mean_windows(layout.program, layout.windows, patch)
+    mean = mean_windows(layout.program, layout.windows, Sized(patch, layout.tau))
     together = sum(w.flops * math.prod(size) for w, size in zip(layout.windows, mean, strict=True))
     alone = 0
     for node in net.graph.nodes:

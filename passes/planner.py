@@ -5,7 +5,7 @@ is the same wherever it is made.
 """
 
 import math
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -36,7 +36,32 @@ smaller one is re-read through the overlay, which costs bytes in place of arithm
 LEAST_SPEEDUP = 1.1
 """Windows that are predicted to give less than this are not worth their trouble: the model runs as it is."""
 
+CAPPED_TAU = 0.5
+"""The share that windows are planned for that are cut; other shares work too."""
+
 _SHORT_FLOATS = frozenset({"bfloat16"})
+
+
+@dataclass(frozen=True, slots=True)
+class Sized:
+    """What makes windows as large as they are.
+
+    Attributes:
+        patch: (height, width) of the patch to tune for.
+        tau: the share of a map's rows, and columns, that a window may have at the most.
+    """
+
+    patch: tuple[int, int]
+    tau: float = 1.0
+
+    def over_origins(
+        self, program: Program, sizes: Callable[[Program, int, NDArray[np.int64], int], NDArray[np.int64]]
+    ) -> Iterator[NDArray[np.int64]]:
+        """Rows, then columns, of every step for every origin of the image: int64 [steps, origins]."""
+        for axis, (extent, size) in enumerate(zip(program[0].extents, self.patch, strict=True)):
+            extents = np.array([step.extents[axis] for step in program])
+            caps = geometry.share_cap(extents, self.tau)[:, None]
+            yield np.minimum(sizes(program, axis, np.arange(extent - size + 1), size), caps)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +80,8 @@ class Layout:
         means: the means over whole maps that are taken from sums, and the tensors of which.
         dense: the nodes at which windows end, and why.
         costs: what the parts of this layout cost.
+        tau: the share of a map's rows, and columns, that the windows are planned to have at the most. Below 1 the
+            graph is told where windows begin.
         predicted_speedup: over full inference, of the best layout with windows.
         full_inference: whether it was dropped for being too little, so that nothing is computed in windows.
     """
@@ -70,6 +97,7 @@ class Layout:
     means: dict[str, str]
     dense: tuple[DenseNode, ...]
     costs: Costs
+    tau: float
     predicted_speedup: float
     full_inference: bool
 
@@ -82,15 +110,25 @@ def plan_layout(net: Network, regions: Regions, patch: tuple[int, int]) -> Layou
         regions: its analysis.
         patch: (height, width) of the patch to tune for.
     """
-    areas = mean_areas(regions.program, patch)
-    best = min(_candidates(net, regions, areas, patch), key=lambda layout: layout.costs.usual.incremental)
+    best = _fastest(net, regions, Sized(patch))
     if best.predicted_speedup < LEAST_SPEEDUP:
         return _full_inference(net, regions, best.predicted_speedup)
     return best
 
 
-def _candidates(net: Network, regions: Regions, areas: list[float], patch: tuple[int, int]) -> Iterator[Layout]:
+def plan_capped_layout(net: Network, regions: Regions, patch: tuple[int, int], rival: Layout) -> Layout | None:
+    """The layout for windows that are cut to a share of their maps; None if that gains nothing over another layout."""
+    best = _fastest(net, regions, Sized(patch, CAPPED_TAU))
+    return best if LEAST_SPEEDUP * best.costs.usual.incremental <= rival.costs.usual.incremental else None
+
+
+def _fastest(net: Network, regions: Regions, sized: Sized) -> Layout:
+    return min(_candidates(net, regions, sized), key=lambda layout: layout.costs.usual.incremental)
+
+
+def _candidates(net: Network, regions: Regions, sized: Sized) -> Iterator[Layout]:
     """Layouts with every frontier and every way to share windows, those that come out alike only once."""
+    areas = mean_areas(regions.program, sized)
     known: set[tuple[frozenset[str], frozenset[tuple[str, str]]]] = set()
     for coverage in COVERAGES:
         windowed, dense = _frontier(net, regions, areas, coverage)
@@ -99,14 +137,14 @@ def _candidates(net: Network, regions: Regions, areas: list[float], patch: tuple
             key = frozenset(windowed), frozenset(groups.items())
             if key not in known:
                 known.add(key)
-                yield _layout(net, regions, areas, patch, dense, groups)
+                yield _layout(net, regions, areas, sized, dense, groups)
 
 
 def _layout(
     net: Network,
     regions: Regions,
     areas: list[float],
-    patch: tuple[int, int],
+    sized: Sized,
     dense: tuple[DenseNode, ...],
     groups: dict[str, str],
 ) -> Layout:
@@ -117,7 +155,7 @@ def _layout(
     means = _means(net, regions, window_of)
     readings = list(_readings(net, rules, window_of, through, means))
     views = _views(net, regions, readings, window_of) + _sums(net, regions, means, window_of)
-    sizes = mean_windows(program, windows, patch)
+    sizes = mean_windows(program, windows, sized)
     viewed = frozenset(reading.tensor for reading in readings)
     cells = [rows * cols for rows, cols in sizes]
     on_rows = plan_rows(net, rules, window_of, viewed, cells, frozenset(regions.states), through)
@@ -135,6 +173,7 @@ def _layout(
         means=means,
         dense=dense,
         costs=costs,
+        tau=sized.tau,
         predicted_speedup=costs.usual.speedup,
         full_inference=False,
     )
@@ -157,6 +196,7 @@ def _full_inference(net: Network, regions: Regions, predicted: float) -> Layout:
         means={},
         dense=tuple(DenseNode(describe(node), reason) for node in readers),
         costs=Costs(net, regions, {}, {}, frozenset(), ()),
+        tau=1.0,
         predicted_speedup=predicted,
         full_inference=True,
     )
@@ -168,30 +208,23 @@ def _shares(regions: Regions, areas: list[float]) -> dict[str, float]:
     return {name: areas[step] / math.prod(regions.program[step].extents) for name, step in steps.items()}
 
 
-def mean_windows(program: Program, windows: tuple[Window, ...], patch: tuple[int, int]) -> list[tuple[float, float]]:
+def mean_windows(program: Program, windows: tuple[Window, ...], sized: Sized) -> list[tuple[float, float]]:
     """(rows, columns) of the mean query's windows, over all origins of the image."""
-    rows, cols = (sizes.mean(axis=1) for sizes in _window_sizes(program, patch))
+    rows, cols = (sizes.mean(axis=1) for sizes in sized.over_origins(program, geometry.window_sizes))
     return [(float(rows[w.step]), float(cols[w.step])) for w in windows]
 
 
 def largest_windows(layout: Layout, patch: tuple[int, int]) -> list[tuple[int, int]]:
     """(rows, columns) that each window has at most, over all origins."""
-    rows, cols = (sizes.max(axis=1) for sizes in _window_sizes(layout.program, patch))
+    found = Sized(patch, layout.tau).over_origins(layout.program, geometry.window_sizes)
+    rows, cols = (sizes.max(axis=1) for sizes in found)
     return [(int(rows[w.step]), int(cols[w.step])) for w in layout.windows]
 
 
-def _window_sizes(program: Program, patch: tuple[int, int]) -> Iterator[NDArray[np.int64]]:
-    """Rows, then columns, that windows need: int64 [steps, origins of the image]."""
-    for axis, (extent, size) in enumerate(zip(program[0].extents, patch, strict=True)):
-        yield geometry.window_sizes(program, axis, np.arange(extent - size + 1), size)
-
-
-def mean_areas(program: Program, patch: tuple[int, int]) -> list[float]:
+def mean_areas(program: Program, sized: Sized) -> list[float]:
     """Cells of the mean query's region, over all origins of the image, per step of the program."""
-    height, width = program[0].extents
-    rows = geometry.region_sizes(program, 0, np.arange(height - patch[0] + 1), patch[0])
-    cols = geometry.region_sizes(program, 1, np.arange(width - patch[1] + 1), patch[1])
-    return list(rows.mean(axis=1) * cols.mean(axis=1))
+    rows, cols = (sizes.mean(axis=1) for sizes in sized.over_origins(program, geometry.region_sizes))
+    return list(rows * cols)
 
 
 def _frontier(

@@ -18,6 +18,30 @@ POINT: Maps = (Sliding(), Sliding())
 
 
 @dataclass(frozen=True, slots=True)
+class Inputs:
+    """What the incremental graph is told of the queries.
+
+    Attributes:
+        origins: int64 [Q, 2].
+        patch_content: [Q or 1, C, h, w].
+        window_sizes: int64 [T, 2].
+        view_rows: int64 [V].
+        window_begins: int64 [Q, T, 2], where windows begin, if that is not for the graph to find out.
+    """
+
+    origins: gs.Variable
+    patch_content: gs.Variable
+    window_sizes: gs.Variable
+    view_rows: gs.Variable
+    window_begins: gs.Variable | None
+
+    def all(self) -> list[gs.Variable]:
+        """In the order of the graph."""
+        begins = [] if self.window_begins is None else [self.window_begins]
+        return [self.origins, self.patch_content, self.window_sizes, *begins, self.view_rows]
+
+
+@dataclass(frozen=True, slots=True)
 class Box:
     """A window of each query, or the whole map.
 

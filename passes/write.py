@@ -3,8 +3,9 @@
 from pathlib import Path
 
 import onnx
+import onnx_graphsurgeon as gs
 
-from krypton_onnx.artifact import BASE_FILE, INCREMENTAL_FILE, TAIL_FILE
+from krypton_onnx.artifact import CAPPED_FILES, EXACT_FILES, INT8_FILES
 from krypton_onnx.errors import KryptonError
 from krypton_onnx.passes.network import WEIGHTS_FILE, Array, detached_weights, graphs_of, is_external, to_model
 from krypton_onnx.passes.pipeline import Compiled
@@ -14,7 +15,7 @@ _ALIGNMENT = 4096
 
 
 def write_graphs(compiled: Compiled, folder: Path) -> tuple[str, ...]:
-    """Write base.onnx, incremental.onnx, tail.onnx if there is a tail, and weights.bin, and check the graphs in full.
+    """Write the graphs of all variants, and weights.bin, and check the graphs in full.
 
     Args:
         compiled: what `compile_graphs` returned.
@@ -23,9 +24,7 @@ def write_graphs(compiled: Compiled, folder: Path) -> tuple[str, ...]:
     Returns:
         The names of the files written.
     """
-    graphs = {BASE_FILE: compiled.base, INCREMENTAL_FILE: compiled.incremental}
-    if compiled.tail is not None:
-        graphs[TAIL_FILE] = compiled.tail
+    graphs = _by_file(compiled)
     places: dict[tuple[int, int], tuple[int, int]] = {}
     with (folder / WEIGHTS_FILE).open("wb") as file:
         for graph in graphs.values():
@@ -46,6 +45,17 @@ def write_graphs(compiled: Compiled, folder: Path) -> tuple[str, ...]:
         onnx.save_model(model, folder / name)
         _check(folder / name)
     return (*graphs, WEIGHTS_FILE)
+
+
+def _by_file(compiled: Compiled) -> dict[str, gs.Graph]:
+    found: dict[str, gs.Graph] = {}
+    variants = ((EXACT_FILES, compiled.exact), (CAPPED_FILES, compiled.capped), (INT8_FILES, compiled.int8))
+    for files, graphs in variants:
+        if graphs is not None:
+            found |= {files.base: graphs.base, files.incremental: graphs.incremental}
+            found |= {} if graphs.tail is None else {files.tail: graphs.tail}
+            found |= {} if graphs.ranges is None or files.ranges is None else {files.ranges: graphs.ranges}
+    return found
 
 
 def _memory(array: Array) -> tuple[int, int]:

@@ -1,12 +1,16 @@
 """What the base run of one image leaves behind for its queries, and what queries answer."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 from krypton_onnx.plan import Plan
 from krypton_onnx.runtime.batches import Integers
 from krypton_onnx.runtime.engine import Array
+
+if TYPE_CHECKING:
+    from krypton_onnx.runtime.driver import Driver
 
 Output = Array | list[Array]
 """One output of all queries: an array [Q, …], or, if its extents depend on the data, Q arrays, each […] of its own."""
@@ -28,6 +32,7 @@ class Base:
         inputs: the model's other inputs, as given.
         views: the activations as rows, by view name.
         answer: runs the query that gives the outputs for the image itself.
+        variants: of the same image, by other drivers; see `variant`.
     """
 
     plan: Plan
@@ -35,6 +40,15 @@ class Base:
     inputs: Mapping[str, Array]
     views: Mapping[str, Array]
     answer: "Callable[[Base], Outputs]"
+    variants: "dict[int, Base]" = field(default_factory=dict)
+
+    def variant(self, driver: "Driver") -> "Base":
+        """The base run of the same image by another driver of the model, made when it is first asked for."""
+        if driver.plan is self.plan:
+            return self
+        if id(driver) not in self.variants:
+            self.variants[id(driver)] = driver.materialize(self.image, self.inputs)
+        return self.variants[id(driver)]
 
     @cached_property
     def outputs(self) -> Outputs:

@@ -32,7 +32,10 @@ class Batch:
         origins: int64 [q, 2].
         patch: (height, width) of their patches.
         window_sizes: int64 [T, 2], the graph's input.
+        window_begins: int64 [q, T, 2], the graph's input, of a plan that has it.
+        tau: the share of a map's rows, and columns, that the windows may have.
         bands: per view, the (first, stop) rows that the batch reads.
+        seconds: that it is predicted to take, on one core of the reference machine.
         group: batches of the same number follow each other, run on one worker, and share a run of the tail.
     """
 
@@ -40,7 +43,10 @@ class Batch:
     origins: Integers
     patch: tuple[int, int]
     window_sizes: Integers
+    window_begins: Integers | None
+    tau: float
     bands: tuple[tuple[int, int], ...]
+    seconds: float
     group: int
 
 
@@ -104,6 +110,7 @@ def plan_batches(
     origins: Integers,
     patch: tuple[int, int],
     lanes: Lanes,
+    tau: float = 1.0,
 ) -> Iterator[Batch]:
     """Cut queries into batches of one window class each, so that they are predicted to be answered soonest.
 
@@ -113,6 +120,7 @@ def plan_batches(
         origins: int64 [Q, 2], inside the image.
         patch: (height, width) of every query's patch.
         lanes: how many batches run at a time, and the largest number of queries of one.
+        tau: the share of a map's rows, and columns, that the tables' windows may have.
     """
     if not len(origins):
         return
@@ -122,7 +130,15 @@ def plan_batches(
         for queries in batches:
             row, col = best.rows[queries[0]], best.cols[queries[0]]
             sizes = np.stack([best.row_sizes[row], best.col_sizes[col]], axis=1)
-            yield Batch(queries, origins[queries], patch, sizes, bands.of(queries), group)
+            begins = _begins(tables, origins[queries]) if plan.tau < 1 else None
+            seconds = best.batch_seconds(queries)
+            yield Batch(queries, origins[queries], patch, sizes, begins, tau, bands.of(queries), seconds, group)
+
+
+def _begins(tables: tuple[WindowTable, WindowTable], origins: Integers) -> Integers:
+    """Where windows begin: [q, T, 2]."""
+    along = (table.begins[:, origins[:, axis]] for axis, table in enumerate(tables))
+    return np.ascontiguousarray(np.stack(list(along), axis=-1).swapaxes(0, 1))
 
 
 def _groupings(

@@ -1,143 +1,146 @@
-"""From a question about an image to queries, and from their outputs to a score per grid position."""
+"""From a question about an image to a heatmap, in one of the modes."""
 
 import hashlib
+import math
 import time
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import asdict
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnxruntime as ort
-from numpy.typing import ArrayLike, NDArray
-from tqdm import tqdm
 
-from krypton_onnx import geometry
+from krypton_onnx.calibration import UNTUNED, Calibration
 from krypton_onnx.errors import KryptonError
 from krypton_onnx.heatmap import Heatmap
-from krypton_onnx.plan import Plan
-from krypton_onnx.preprocess import Fill
+from krypton_onnx.modes import Approximate, Exact, Mode
+from krypton_onnx.runtime.approximate.krypton import drilled_down
+from krypton_onnx.runtime.approximate.refinement import (
+    Draft,
+    TooFastError,
+    everything,
+    stepwise,
+    until_good,
+    until_spent,
+)
 from krypton_onnx.runtime.base import Base
-from krypton_onnx.runtime.fills import Shown, shown_by
-from krypton_onnx.runtime.scores import Score, Setting
-from krypton_onnx.runtime.targets import Target, score_of
+from krypton_onnx.runtime.questions import Question
+from krypton_onnx.runtime.survey import EXACT, Level, Survey
 
 if TYPE_CHECKING:
     from krypton_onnx.runtime.session import Session
 
-Pair = int | tuple[int, int]
-Edge = Literal["cover", "stop"]
+TAUS = (0.4, 0.5, 0.6, 0.75)
+"""The levels below exact ones that are tried."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Question:
-    """The arguments of `Session.explain`, with sizes as (h, w)."""
-
-    target: Target
-    patch: tuple[int, int]
-    stride: tuple[int, int]
-    fill: Fill | ArrayLike
-    edge: Edge
-    region: tuple[int, int, int, int] | None
-    output: str | None
-
-
-def pair(value: Pair, what: str) -> tuple[int, int]:
-    """An int or (h, w) as (h, w), both at least 1.
-
-    Raises:
-        KryptonError: naming `what`, for anything else.
-    """
-    numbers = tuple(value) if isinstance(value, (tuple, list, np.ndarray)) else (value, value)
-    if len(numbers) != 2 or any(not _is_whole(n) or n < 1 for n in numbers):
-        raise KryptonError(f"The {what} must be a whole number of pixels from 1 on, or a (height, width) of such.")
-    return int(numbers[0]), int(numbers[1])
-
-
-def _is_whole(number: object) -> bool:
-    return isinstance(number, int | np.integer) and not isinstance(number, bool)
-
-
-def grid(
-    size: tuple[int, int],
-    patch: tuple[int, int],
-    stride: tuple[int, int],
-    edge: Edge,
-    region: tuple[int, int, int, int] | None,
-) -> NDArray[np.int64]:
-    """Origins of the sliding window, int64 [rows, cols, 2]; see docs/heatmap.md.
-
-    Args:
-        size: (H, W) of the image.
-        patch: (h, w).
-        stride: (y, x).
-        edge: "cover" or "stop".
-        region: (y0, x0, y1, x1), the part of the image to ask about; None for all of it.
-
-    Raises:
-        KryptonError: the patch does not fit.
-    """
-    if edge not in ("cover", "stop"):
-        raise KryptonError(f"edge is '{edge}'; it can be 'cover' or 'stop'.")
-    corners = np.asarray((0, 0, *size) if region is None else region)
-    if corners.shape != (4,) or corners.dtype.kind not in "iu":
-        raise KryptonError("The region must be four whole numbers, (y0, x0, y1, x1).")
-    y0, x0, y1, x1 = (int(corner) for corner in corners)
-    if not (0 <= y0 < y1 <= size[0] and 0 <= x0 < x1 <= size[1]):
-        raise KryptonError(f"The region {y0},{x0},{y1},{x1} is no part (y0,x0,y1,x1) of the {size[0]}x{size[1]} image.")
-    if patch[0] > y1 - y0 or patch[1] > x1 - x0:
-        place = "image" if region is None else "region"
-        raise KryptonError(f"A patch of {patch[0]}x{patch[1]} does not fit into the {y1 - y0}x{x1 - x0} {place}.")
-    rows = geometry.grid_axis(y0, y1, patch[0], stride[0], cover=edge == "cover")
-    cols = geometry.grid_axis(x0, x1, patch[1], stride[1], cover=edge == "cover")
-    return np.stack(np.meshgrid(rows, cols, indexing="ij"), axis=-1)
-
-
-def explain(session: "Session", base: Base, question: Question, progress: bool | None) -> Heatmap:
-    """Ask a question about a base; see `Session.explain`."""
+def explain(session: "Session", base: Base, question: Question, mode: Mode, progress: bool | None) -> Heatmap:
+    """Answer a question about a base; see `Session.explain`."""
     started = time.perf_counter()
-    plan, (height, width) = session.plan, base.image.shape[1:]
-    origins = grid((height, width), question.patch, question.stride, question.edge, question.region)
-    places = origins.reshape(-1, 2)
-    shown = shown_by(question.fill, plan, base.image, question.patch)
-    content = shown.content(places, question.patch)
-    score = score_of(question.target, _setting(plan, base, question.output))
-    own = score.of(base.outputs)[0]
-    scores = np.empty((len(places), *own.shape), np.float32)
-    with tqdm(total=len(places), unit="query", disable=None if progress is None else not progress) as bar:
-        for batch, outputs in session.run(base, session.batches(places, question.patch), content):
-            scores[batch.queries] = score.of(outputs)
-            bar.update(len(batch.queries))
-    maps = np.moveaxis(scores.reshape(*origins.shape[:2], *own.shape), (0, 1), (-2, -1))
-    return Heatmap(
-        scores=np.ascontiguousarray(maps),
-        base_score=own if own.ndim else float(own),
-        origins=origins,
-        patch=question.patch,
-        image_size=(height, width),
-        target=score.target,
-        record=_record(plan, base, question, shown, score, time.perf_counter() - started),
-    )
+    with Survey(base, question, progress) as survey:
+        draft = _only(survey, session, mode) or _last(_drafts(survey, session, mode))
+        return _heatmap(survey, mode, draft, time.perf_counter() - started)
 
 
-def _setting(plan: Plan, base: Base, output: str | None) -> Setting:
-    height, width = base.image.shape[1:]
-    name = plan.outputs[0].name if output is None else output
-    return Setting(base.outputs, name, (height, width), plan.channels_last)
+def explain_progressively(
+    session: "Session", base: Base, question: Question, mode: Mode, progress: bool | None
+) -> Iterator[Heatmap]:
+    """The same, from coarse to fine; see `Session.explain_progressively`."""
+    started = time.perf_counter()
+    with Survey(base, question, progress) as survey:
+        for draft in _drafts(survey, session, mode):
+            yield _heatmap(survey, mode, draft, time.perf_counter() - started)
 
 
-def _record(plan: Plan, base: Base, question: Question, shown: Shown, score: Score, seconds: float) -> dict[str, Any]:
-    """What was asked, of what, with what; plain JSON values."""
+def _only(survey: Survey, session: "Session", mode: Mode) -> Draft | None:
+    """The map of a mode that asks every position at one level, at once."""
+    match mode:
+        case Exact():
+            return everything(survey, _level(session, survey.base, 1.0))
+        case Approximate(tau=float() | int() as tau, drill_down=None):
+            return everything(survey, _level(session, survey.base, tau))
+    return None
+
+
+def _drafts(survey: Survey, session: "Session", mode: Mode) -> Iterator[Draft]:
+    base = survey.base
+    match mode:
+        case Exact():
+            return stepwise(survey, _level(session, base, 1.0))
+        case Approximate(drill_down=how, tau=tau) if how is not None:
+            return drilled_down(survey, _level(session, base, tau or 1.0), how)
+        case Approximate(tau=float() | int() as tau):
+            return stepwise(survey, _level(session, base, tau))
+        case Approximate(speedup=float() | int() as speedup, seed=seed):
+            return _sped_up(survey, levels_of(session, base), speedup, seed)
+    assert mode.promised_ssim is not None
+    return until_good(survey, levels_of(session, base), mode.promised_ssim, _calibration(survey), mode.seed)
+
+
+def _sped_up(survey: Survey, levels: list[Level], speedup: float, seed: int) -> Iterator[Draft]:
+    """By so many times over full inference, all base runs included."""
+    full = survey.base.plan.full_seconds
+    runs = len({id(level.driver) for level in levels}) * full
+    whole = full * len(survey.places)
+    try:
+        yield from until_spent(survey, levels, whole / speedup - runs, _calibration(survey), seed)
+    except TooFastError as error:
+        most = whole / (error.seconds + runs)
+        raise KryptonError(
+            f"This question cannot be answered {speedup:g} times as fast as full inference; ask for a speedup of up to "
+            f"{math.floor(most):d}."
+        ) from error
+
+
+def _calibration(survey: Survey) -> Calibration:
+    return survey.base.plan.calibration or UNTUNED
+
+
+def levels_of(session: "Session", base: Base) -> list[Level]:
+    """Every level of a model; the last is exact."""
+    found = []
+    if session.capped is not None:
+        found += [_level(session, base, tau) for tau in TAUS]
+    if session.int8 is not None:
+        made = base.variant(session.int8)
+        found += [Level(f"int8 tau {tau:g}", session.int8, made, tau) for tau in TAUS]
+        found.append(Level("int8", session.int8, made, 1.0))
+    return [*found, _level(session, base, 1.0)]
+
+
+def _level(session: "Session", base: Base, tau: float) -> Level:
+    """The level of a share of the maps; exact where the model has no windows that would gain by being cut."""
+    capped = session.capped if tau < 1 else None
+    if capped is None:
+        return Level(EXACT, session.exact, base, 1.0)
+    return Level(f"tau {tau:g}", capped, base.variant(capped), float(tau))
+
+
+def _last(drafts: Iterator[Draft]) -> Draft:
+    *_, last = drafts
+    return last
+
+
+def _heatmap(survey: Survey, mode: Mode, draft: Draft, seconds: float) -> Heatmap:
+    return survey.heatmap(draft.scores, _record(survey, mode, draft, seconds), draft.done)
+
+
+def _record(survey: Survey, mode: Mode, draft: Draft, seconds: float) -> dict[str, Any]:
+    """What was asked, of what, with what, and what was done; plain JSON values."""
+    plan, question = survey.base.plan, survey.question
     return {
-        "mode": "exact",
+        "mode": "exact" if isinstance(mode, Exact) else "approximate",
         "model": {"file": plan.source.file, "sha256": plan.source.sha256},
-        "image_sha256": hashlib.sha256(base.image.tobytes()).hexdigest(),
+        "image_sha256": hashlib.sha256(survey.base.image.tobytes()).hexdigest(),
         "output": question.output or plan.outputs[0].name,
-        "target": score.record,
+        "target": survey.score.record,
         "patch": list(question.patch),
         "stride": list(question.stride),
-        "fill": shown.record,
+        "fill": survey.shown.record,
         "edge": question.edge,
         "region": None if question.region is None else [int(corner) for corner in question.region],
+        **({} if isinstance(mode, Exact) else {"approximation": _approximation(survey, mode, draft)}),
         "seconds": round(seconds, 3),
         "versions": {
             "krypton-onnx": version("krypton-onnx"),
@@ -145,4 +148,23 @@ def _record(plan: Plan, base: Base, question: Question, shown: Shown, score: Sco
             "onnxruntime": ort.__version__,
             "numpy": np.__version__,
         },
+    }
+
+
+def _approximation(survey: Survey, mode: Approximate, draft: Draft) -> dict[str, Any]:
+    """What was promised and what was done for it."""
+    plan, check = survey.base.plan, draft.check
+    spent = sum(one.flops for one in survey.spent.values())
+    asked = {name: value for name, value in asdict(mode).items() if value is not None}
+    return {
+        "asked": asked if mode.promised_ssim is None else {**asked, "ssim": mode.promised_ssim},
+        "level": draft.level,
+        "share_asked": round(draft.share, 4),
+        "queries": [{"level": level, "queries": one.queries} for level, one in survey.spent.items()],
+        "probes": 0 if check is None else check.probes,
+        "rmse": None if check is None else check.rmse,
+        "rmse_interval": None if check is None else list(check.rmse_interval),
+        "ssim_bound": draft.ssim_bound,
+        "calibrated_on": _calibration(survey).images,
+        "flops_saved": 1 - spent / (plan.full_flops * len(survey.places)) if plan.full_flops else None,
     }

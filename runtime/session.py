@@ -1,31 +1,31 @@
 """The session: materialize a base once, then ask it any number of queries."""
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from functools import lru_cache, partial
-from itertools import chain, groupby
-from operator import attrgetter
+from collections.abc import Iterator, Mapping, Sequence
+from threading import Lock
 from typing import Literal, overload
 
 import numpy as np
 import onnxruntime as ort
 from numpy.typing import ArrayLike
 
-from krypton_onnx.artifact import BASE_FILE, INCREMENTAL_FILE, TAIL_FILE, Artifact, open_artifact
-from krypton_onnx.classes import WindowTable, window_tables
+from krypton_onnx.artifact import CAPPED_FILES, EXACT_FILES, INT8_FILES, Artifact, Files, open_artifact
 from krypton_onnx.errors import KryptonError
 from krypton_onnx.heatmap import Heatmap
+from krypton_onnx.modes import Approximate, Exact, Mode
 from krypton_onnx.plan import Plan
 from krypton_onnx.preprocess import Fill
 from krypton_onnx.runtime.arguments import image_tensor, other_inputs, patch_origins, patch_tensor
-from krypton_onnx.runtime.base import Base, Content, Output, Outputs
-from krypton_onnx.runtime.batches import Batch, Integers, plan_batches
-from krypton_onnx.runtime.engine import Array, Engine, Provider, quiet_options, workers_for
-from krypton_onnx.runtime.explain import Edge, Pair, Question, explain, pair
-from krypton_onnx.runtime.memory import Lanes, lanes
-from krypton_onnx.runtime.outputs import Regions, gathered, gathered_regions, no_answers, ragged_names, region_windows
-from krypton_onnx.runtime.side_by_side import available_cores, side_by_side
+from krypton_onnx.runtime.base import Base, Output, Outputs
+from krypton_onnx.runtime.driver import Driver, Resources
+from krypton_onnx.runtime.engine import Provider, workers_for
+from krypton_onnx.runtime.explain import explain, explain_progressively
+from krypton_onnx.runtime.outputs import Regions, gathered_regions, no_answers, region_windows
+from krypton_onnx.runtime.questions import Edge, Pair, Question, pair
+from krypton_onnx.runtime.side_by_side import available_cores
 from krypton_onnx.runtime.targets import Target
+
+EXACT = Exact()
 
 
 class Session:
@@ -54,22 +54,37 @@ class Session:
         threads: int | None = None,
     ) -> None:
         self.artifact = artifact if isinstance(artifact, Artifact) else open_artifact(artifact)
-        self._budget = _checked_count(memory_budget, "memory_budget must be a whole number of bytes")
-        self._ragged = ragged_names(self.plan)
-        _way(self.plan, self._budget, 1, self.plan.patch)  # refuse too small a budget before any work
+        budget = _checked_count(memory_budget, "memory_budget must be a whole number of bytes")
         given = _checked_count(threads, "threads must be a whole number of cores, at least 1")
         cores = given or (available_cores() if session_options is None else 1)
-        self._workers = workers_for(cores, providers, session_options)
-        self._ways = lru_cache(maxsize=8)(partial(_way, self.plan, self._budget, self._workers))
-        self._base = Engine(self.artifact.folder / BASE_FILE, providers, session_options or quiet_options(cores))
-        own = session_options or quiet_options(cores // self._workers)
-        self._incremental = Engine(self.artifact.folder / INCREMENTAL_FILE, providers, own)
-        self._tail = None if self.plan.tail is None else Engine(self.artifact.folder / TAIL_FILE, providers, own)
+        workers = workers_for(cores, providers, session_options)
+        self._resources = Resources(providers, session_options, cores, workers, budget)
+        self.exact = Driver(self.artifact.folder, EXACT_FILES, self.plan, self._resources)
+        self._variants: dict[Files, Driver] = {}
+        self._opening = Lock()
 
     @property
     def plan(self) -> Plan:
         """What the compiler decided."""
         return self.artifact.plan
+
+    @property
+    def capped(self) -> Driver | None:
+        """The variant whose windows may be cut, opened when first asked for; None if the artifact has none."""
+        return self._variant(CAPPED_FILES, self.plan.capped)
+
+    @property
+    def int8(self) -> Driver | None:
+        """The variant that computes in bytes and whose windows may be cut, likewise."""
+        return self._variant(INT8_FILES, self.plan.int8)
+
+    def _variant(self, files: Files, plan: Plan | None) -> Driver | None:
+        if plan is None:
+            return None
+        with self._opening:
+            if files not in self._variants:
+                self._variants[files] = Driver(self.artifact.folder, files, plan, self._resources)
+            return self._variants[files]
 
     # -------------------------------------------------------------------------------------------- base run
 
@@ -86,15 +101,7 @@ class Session:
         """
         tensor = image_tensor(image, self.plan)
         others = other_inputs(inputs or {}, self.plan.other_inputs)
-        feed = {self.plan.image.name: tensor[None], **others}
-        results = zip(self.plan.views, self._base.run(feed), strict=True)
-        views = {view.name: result.reshape(-1, view.channels) for view, result in results}
-        return Base(self.plan, tensor, others, views, self._base_outputs)
-
-    def _base_outputs(self, base: Base) -> Outputs:
-        """The model's outputs for the image itself: a patch that shows what is there already changes nothing."""
-        height, width = self.plan.patch
-        return self._collect(base, np.zeros((1, 2), np.int64), base.image[None, :, :height, :width])
+        return self.exact.materialize(tensor, others)
 
     # -------------------------------------------------------------------------------------------- queries
 
@@ -136,110 +143,16 @@ class Session:
                 f"patch_content is for {len(content)} queries and there are {len(places)} origins; give one or as many."
             )
         if regions:
-            batches = self._answers(base, places, content, self._region_names())
+            batches = self.exact.answers(base, places, content, names=self._region_names())
             return gathered_regions(self.plan, batches, len(places))
-        return self._collect(base, places, content) if len(places) else no_answers(self.plan)
-
-    def _collect(self, base: Base, places: Integers, content: Array) -> Outputs:
-        return gathered(self._answers(base, places, content), len(places))
-
-    def _answers(
-        self, base: Base, places: Integers, content: Array, names: Mapping[str, str] | None = None
-    ) -> Iterator[tuple[Batch, Outputs]]:
-        shared, patch = len(content) == 1, (content.shape[2], content.shape[3])
-        batches = self.batches(places, patch)
-        return self.run(base, batches, lambda queries: content if shared else content[queries], names)
+        return self.exact.outputs(base, places, content) if len(places) else no_answers(self.plan)
 
     def _region_names(self) -> dict[str, str]:
         """Per output of the model, the incremental graph's output that holds its windows, or the map."""
         windows = region_windows(self.plan)
         first = len(self.plan.outputs) - len(self.plan.tail.outputs if self.plan.tail else ())
-        names = dict(zip(windows, self._incremental.outputs[first : first + len(windows)], strict=True))
+        names = dict(zip(windows, self.exact.output_names[first : first + len(windows)], strict=True))
         return {info.name: names.get(info.name, info.name) for info in self.plan.outputs}
-
-    def batches(self, origins: Integers, patch: tuple[int, int]) -> Iterator[Batch]:
-        """Queries as they run together, in the order that is fastest.
-
-        Args:
-            origins: int64 [Q, 2], inside the image.
-            patch: (height, width).
-        """
-        tables, lanes_ = self._ways(patch)
-        return plan_batches(self.plan, tables, origins, patch, lanes_)
-
-    def run(
-        self, base: Base, batches: Iterable[Batch], content: Content, names: Mapping[str, str] | None = None
-    ) -> Iterator[tuple[Batch, Outputs]]:
-        """Run queries batch by batch; for results too large to be kept.
-
-        Args:
-            base: from `materialize`.
-            batches: from `batches`.
-            content: patch content by queries' positions.
-            names: which outputs of the incremental graph to compute, by the names to give them; by default the model's.
-        """
-        wanted = names or {info.name: info.name for info in self.plan.outputs}
-
-        def answer(group: tuple[Batch, ...]) -> list[Outputs]:
-            return self._answered(base, group, content, wanted)
-
-        rest = iter(batches)
-        for first in rest:  # whose patch tells how many fit into the memory; there may be none
-            groups = (tuple(members) for _, members in groupby(chain([first], rest), attrgetter("group")))
-            for group, answers in side_by_side(answer, groups, self._ways(first.patch)[1].workers):
-                yield from zip(group, answers, strict=True)
-
-    def _answered(
-        self, base: Base, group: Sequence[Batch], content: Content, wanted: Mapping[str, str]
-    ) -> list[Outputs]:
-        """Outputs of the batches of one group, one after another, and of the tail for all of them at once."""
-        tail = self.plan.tail
-        late = {name: source for name, source in wanted.items() if tail is not None and source in tail.outputs}
-        between = tail.inputs if tail is not None and late else ()
-        early = {name: source for name, source in wanted.items() if name not in late}
-        answers: list[Outputs] = []
-        handed: list[list[Array]] = []
-        for batch in group:
-            feed = self.feed(base, batch, content(batch.queries))
-            results = self._incremental.run(feed, [*early.values(), *between])
-            answers.append(self._named(early, results[: len(early)]))
-            handed.append(results[len(early) :])
-        if self._tail is None or not late:
-            return answers
-        feed = {name: np.concatenate(parts) for name, *parts in zip(between, *handed, strict=True)}
-        places = np.cumsum([len(batch.queries) for batch in group])[:-1]
-        del handed
-        for name, values in zip(late, self._tail.run(feed, list(late.values())), strict=True):
-            for outputs, part in zip(answers, np.split(values, places), strict=True):
-                outputs[name] = part
-        return [{name: outputs[name] for name in wanted} for outputs in answers]
-
-    def feed(self, base: Base, batch: Batch, content: Array) -> dict[str, Array]:
-        """The inputs of the incremental graph for one batch, by name.
-
-        Args:
-            base: from `materialize`.
-            batch: from `batches`.
-            content: [1 or q, C, h, w].
-        """
-        held = {
-            view.name: base.views[view.name][first * view.cols : stop * view.cols]
-            for view, (first, stop) in zip(self.plan.views, batch.bands, strict=True)
-        }
-        return {
-            "origins": batch.origins,
-            "patch_content": content,
-            "window_sizes": batch.window_sizes,
-            "view_rows": np.array([first for first, _ in batch.bands], np.int64),
-            **held,
-            **base.inputs,
-        }
-
-    def _named(self, wanted: Iterable[str], results: Sequence[Array]) -> Outputs:
-        """Results by name; ragged ones as lists."""
-        return {
-            name: list(values) if name in self._ragged else values for name, values in zip(wanted, results, strict=True)
-        }
 
     # ------------------------------------------------------------------------------------------- heatmaps
 
@@ -254,6 +167,7 @@ class Session:
         edge: Edge = "cover",
         region: tuple[int, int, int, int] | None = None,
         output: str | None = None,
+        mode: Mode = EXACT,
         progress: bool | None = None,
     ) -> Heatmap:
         """Slide a patch over the image and record the score at every position.
@@ -272,6 +186,7 @@ class Session:
             edge: "cover" adds the last position that fits, so that every pixel is covered; "stop" does not.
             region: (y0, x0, y1, x1), to ask about part of the image.
             output: name of the output to score; the first by default.
+            mode: `Exact`, or `Approximate` with a quality or a speed to keep to.
             progress: True for a progress bar, False for none; by default one if standard error is a terminal.
 
         Returns:
@@ -281,7 +196,36 @@ class Session:
             KryptonError: anything that does not fit the model or the image.
         """
         question = Question(target, pair(patch, "patch"), pair(stride, "stride"), fill, edge, region, output)
-        return explain(self, self._as_base(base), question, progress)
+        return explain(self, self._as_base(base), question, _checked_mode(mode), progress)
+
+    def explain_progressively(
+        self,
+        base: Base | ArrayLike,
+        target: Target = "top",
+        *,
+        patch: Pair = 16,
+        stride: Pair = 4,
+        fill: Fill | ArrayLike = 0.0,
+        edge: Edge = "cover",
+        region: tuple[int, int, int, int] | None = None,
+        output: str | None = None,
+        mode: Mode = EXACT,
+        progress: bool | None = False,
+    ) -> Iterator[Heatmap]:
+        """The same as `explain`, from coarse to fine: a rough heatmap early, and better ones after it.
+
+        Args:
+            base, target, patch, stride, fill, edge, region, output, mode, progress: see `explain`.
+
+        Yields:
+            Heatmaps; the last is `done` and equal to what `explain` returns, but for rounding where `explain` asks all
+            positions at once.
+
+        Raises:
+            KryptonError: see `explain`.
+        """
+        question = Question(target, pair(patch, "patch"), pair(stride, "stride"), fill, edge, region, output)
+        return explain_progressively(self, self._as_base(base), question, _checked_mode(mode), progress)
 
     # ------------------------------------------------------------------------------------------- checking
 
@@ -296,12 +240,10 @@ class Session:
         return base
 
 
-def _way(
-    plan: Plan, budget: int | None, workers: int, patch: tuple[int, int]
-) -> tuple[tuple[WindowTable, WindowTable], Lanes]:
-    """Window tables of a patch, and how many of its queries run at a time."""
-    tables = window_tables(plan.program, plan.windows, patch)
-    return tables, lanes(plan, patch, tables, budget, workers)
+def _checked_mode(mode: object) -> Mode:
+    if isinstance(mode, Exact | Approximate):
+        return mode
+    raise KryptonError(f"The mode must be krypton_onnx.Exact() or krypton_onnx.Approximate(...), not {mode!r}.")
 
 
 def _checked_count(given: object, form: str) -> int | None:

@@ -102,7 +102,7 @@ def test_a_detector_takes_one_query_a_run(full: bool, tmp_path: Path, monkeypatc
     assert (plan.one_query, plan.batch, plan.full_inference) == (True, 1, full)
     assert "NonMaxSuppression" in (plan.per_query or "")
     assert lanes(plan, (1, 1), window_tables(plan.program, plan.windows, (1, 1)), None, 1).batch == 1
-    assert "Scan" not in [n.op for n in result.incremental.nodes]
+    assert "Scan" not in [n.op for n in result.exact.incremental.nodes]
     rng = np.random.default_rng(0)
     kept = set()
     for origin in [(0, 0), (12, 12), (5, 9)]:
@@ -184,7 +184,7 @@ def test_full_inference_runs_in_batches_on_several_workers(tmp_path: Path, monke
     session = kx.Session(kx.compile(tmp_path / "net.onnx", patch=4, verify=False), threads=2)
     origins = np.random.default_rng(0).integers(0, 12, (2000, 2))
     assert session.plan.batch >= 16
-    assert max(len(batch.queries) for batch in session.batches(origins, (4, 4))) >= 8
+    assert max(len(batch.queries) for batch in session.exact.batches(origins, (4, 4))) >= 8
 
 
 def test_the_command_line_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -27,10 +27,13 @@ HEAVY = COMPILER | {
 }
 
 PUBLIC = [
+    "Approximate",
     "Artifact",
     "Base",
     "BoxScore",
     "Cosine",
+    "DrillDown",
+    "Exact",
     "Heatmap",
     "InMask",
     "KryptonError",

@@ -82,9 +82,11 @@ def test_batches_of_a_group_share_a_run(artifact: kx.Artifact, monkeypatch: pyte
     assert artifact.plan.tail is not None
     assert max(counts) <= artifact.plan.tail.batch
     runs = []
-    assert session._tail is not None
-    run = session._tail.run
-    monkeypatch.setattr(session._tail, "run", lambda feed, names: (runs.append(len(feed["flat"])), run(feed, names))[1])
+    assert session.exact._tail is not None
+    run = session.exact._tail.run
+    monkeypatch.setattr(
+        session.exact._tail, "run", lambda feed, names: (runs.append(len(feed["flat"])), run(feed, names))[1]
+    )
     outputs = session.infer(base, origins, np.zeros((3, 4, 4), np.float32))["y"]
     assert sorted(runs) == sorted(counts)
     alone = session.infer(base, origins[[3, 400]], np.zeros((3, 4, 4), np.float32))["y"]
@@ -93,7 +95,7 @@ def test_batches_of_a_group_share_a_run(artifact: kx.Artifact, monkeypatch: pyte
 
 def groups_of(session: Session, origins: np.ndarray) -> list[list[Batch]]:
     groups: dict[int, list[Batch]] = {}
-    for batch in session.batches(origins, (4, 4)):
+    for batch in session.exact.batches(origins, (4, 4)):
         groups.setdefault(batch.group, []).append(batch)
     return list(groups.values())
 
@@ -125,7 +127,9 @@ def test_outputs_go_by_the_names_that_are_asked_for(artifact: kx.Artifact) -> No
     session = kx.Session(artifact)
     base = session.materialize(np.ones((3, SIZE, SIZE), np.float32))
     content = np.zeros((1, 3, 4, 4), np.float32)
-    ((_, found),) = session.run(base, session.batches(np.array([[3, 4]]), (4, 4)), lambda _: content, {"mine": "y"})
+    ((_, found),) = session.exact.run(
+        base, session.exact.batches(np.array([[3, 4]]), (4, 4)), lambda _: content, {"mine": "y"}
+    )
     np.testing.assert_array_equal(found["mine"], session.infer(base, [[3, 4]], content)["y"])
 
 

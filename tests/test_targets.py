@@ -10,8 +10,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import krypton_onnx as kx
+from krypton_onnx.runtime.driver import Driver
 from krypton_onnx.runtime.scores import Setting
-from krypton_onnx.runtime.session import Session
 from krypton_onnx.runtime.targets import score_of
 
 SIZE = (24, 32)
@@ -338,7 +338,7 @@ def test_named_targets_on_a_model(segmenter, image):
 def test_outputs_are_dropped_batch_by_batch(segmenter, image, target, monkeypatch):
     """A sweep holds the batch that is being scored and the one before it, never all maps."""
     alive, most, batches = [], 0, 0
-    whole = Session.run
+    whole = Driver.run
 
     def watched(self, *arguments):
         nonlocal most, batches
@@ -351,7 +351,7 @@ def test_outputs_are_dropped_batch_by_batch(segmenter, image, target, monkeypatc
 
     session = kx.Session(segmenter)
     base = session.materialize(image)
-    monkeypatch.setattr(Session, "run", watched)
+    monkeypatch.setattr(Driver, "run", watched)
     gc.freeze()  # so that each collection looks at what is new
     try:
         session.explain(base, target, patch=4, stride=1, progress=False)

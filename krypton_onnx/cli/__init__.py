@@ -10,6 +10,7 @@ from krypton_onnx.cli.compile import compile_model
 from krypton_onnx.cli.demo import demo
 from krypton_onnx.cli.explain import explain
 from krypton_onnx.cli.inspect import inspect
+from krypton_onnx.cli.tune import tune
 from krypton_onnx.cli.verify import verify
 from krypton_onnx.errors import KryptonError
 
@@ -62,5 +63,5 @@ def main() -> None:
     """
 
 
-for _command in (explain, compile_model, inspect, verify, bench, demo, cache):
+for _command in (explain, compile_model, inspect, verify, bench, tune, demo, cache):
     main.add_command(_command)

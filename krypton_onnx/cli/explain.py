@@ -1,12 +1,14 @@
 """`krypton-onnx explain`."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from krypton_onnx.cli.live import watched
+from krypton_onnx.cli.modes import approximation_text, as_mode, mode_options
 from krypton_onnx.cli.options import (
     grid_options,
     input_option,
@@ -24,6 +26,7 @@ from krypton_onnx.errors import KryptonError
 if TYPE_CHECKING:
     from krypton_onnx.cli.images import Seen
     from krypton_onnx.heatmap import Heatmap
+    from krypton_onnx.modes import Mode
     from krypton_onnx.runtime.targets import Target
 
 SUFFIXES = (".png", ".npy", ".npz")
@@ -34,6 +37,7 @@ Examples:
   krypton-onnx explain resnet50.krypton cat.jpg --target 281,285 --fill mean -o cats.png
   krypton-onnx explain net.onnx scan.png --channel-order L --mean 127.5 --scale 0.0078 --patch 8 --stride 2 -o scan.npz
   krypton-onnx explain segmenter.krypton street.jpg --target mask:11:person.png --fill blur
+  krypton-onnx explain resnet50.krypton cat.jpg --approximate --live
   krypton-onnx explain yolo.krypton street.jpg --target box:17:40,60,200,180 --box-head yolov8
 """
 
@@ -71,13 +75,20 @@ Examples:
 @model_options
 @input_option
 @click.option("--memory-budget", type=memory, metavar="SIZE", help="Most memory to use, such as 2GB.")
+@mode_options
+@click.option(
+    "--live",
+    is_flag=True,
+    help="Show the heatmap while it is computed: in a terminal, else by writing FILE anew.",
+)
 @click.option("--no-cache", is_flag=True, help="Compile MODEL for now alone, and keep nothing.")
 @json_option
 def explain(model: Path, picture: Path, output: Path | None, **options: Any) -> None:
     """Draw which parts of PICTURE the model's prediction rests on.
 
     A patch slides over the picture; where it makes the class's score drop, the model looked. The result is the same
-    as that of running the whole model at every position, several times sooner.
+    as that of running the whole model at every position, several times sooner. `--approximate` is sooner still: some
+    positions are asked and others expected, and it is checked on the picture that the result is similar enough.
 
     A MODEL is compiled first, which is kept for its next picture (see `krypton-onnx cache`); `compile` it to store
     preprocessing and labels with it.
@@ -89,7 +100,7 @@ def explain(model: Path, picture: Path, output: Path | None, **options: Any) -> 
     from krypton_onnx.labels import check_labels
 
     output = _checked_output(output or Path(f"{picture.stem}.heatmap.png"))
-    fields, asked = preprocess_fields(options), options["target"]
+    fields, asked, mode = preprocess_fields(options), options["target"], as_mode(options)
     check_target(options)
     labels = None if options["labels"] is None else read_labels(options["labels"])
     opened = open_image(picture)
@@ -102,13 +113,20 @@ def explain(model: Path, picture: Path, output: Path | None, **options: Any) -> 
             check_labels(labels, artifact.plan)
         seen = see(artifact, opened, options["preprocess"], fields)
         target = as_target(asked, options, None if mask is None else seen.mask(mask))
-        heatmap, seconds = _ask(seen, inputs, target, seen.fill(fill), options)
-    labels = labels or seen.artifact.plan.labels
+        labels = labels or seen.artifact.plan.labels
+        ask = _asking(seen, inputs, target, seen.fill(fill), mode, options)
+        started = time.perf_counter()
+        if options["live"]:
+            heatmap = watched(ask(live=True), output, seen.picture, lambda draft: _title(_names(draft, labels)))
+        else:
+            (heatmap,) = ask(live=False)
+        seconds = time.perf_counter() - started
     names = _names(heatmap, labels)
-    heatmap.save(output, seen.picture, title=names[0] if len(names) == 1 else names)
+    heatmap.save(output, seen.picture, title=_title(names))
     plan = seen.artifact.plan
     expected = {"predicted_speedup": plan.predicted_speedup, "full_inference": plan.full_inference}
-    report = _report(heatmap, labels, seconds, output) | expected
+    done = heatmap.record.get("approximation")
+    report = _report(heatmap, labels, seconds, output) | expected | ({} if done is None else {"approximation": done})
     if options["as_json"]:
         say_json({"model": str(model), "picture": str(picture), **report, "record": heatmap.record})
     else:
@@ -128,25 +146,27 @@ def _checked_output(output: Path) -> Path:
     return output
 
 
-def _ask(
-    seen: "Seen", inputs: dict[str, Any], target: "Target", fill: Any, options: dict[str, Any]
-) -> "tuple[Heatmap, float]":
-    """The heatmap, and the seconds that it took without loading the model."""
+def _asking(
+    seen: "Seen", inputs: dict[str, Any], target: "Target", fill: Any, mode: "Mode", options: dict[str, Any]
+) -> "Callable[..., Iterable[Heatmap]]":
+    """A function that computes the heatmap, and only that: the model is loaded by then."""
     from krypton_onnx.runtime.session import Session
 
     session = Session(seen.artifact, memory_budget=options["memory_budget"])
-    started = time.perf_counter()
-    heatmap = session.explain(
-        session.materialize(seen.tensor, inputs),
-        target,
-        patch=options["patch"],
-        stride=options["stride"],
-        fill=fill,
-        edge=options["edge"],
-        region=options["region"],
-        output=options["output_name"],
-    )
-    return heatmap, time.perf_counter() - started
+    question = {name: options[name] for name in ("patch", "stride", "edge", "region")}
+
+    def ask(*, live: bool) -> "Iterable[Heatmap]":
+        base = session.materialize(seen.tensor, inputs)
+        named = {"fill": fill, "output": options["output_name"], "mode": mode}
+        if live:
+            return session.explain_progressively(base, target, **question, **named)
+        return (session.explain(base, target, **question, **named),)
+
+    return ask
+
+
+def _title(names: list[str]) -> str | list[str]:
+    return names[0] if len(names) == 1 else names
 
 
 def _targets(heatmap: "Heatmap") -> Sequence[int | None]:
@@ -175,14 +195,16 @@ def _report(heatmap: "Heatmap", labels: Sequence[str] | None, seconds: float, ou
 
 
 def _text(report: dict[str, Any], names: list[str]) -> str:
-    lines = []
+    lines, exact = [], "approximation" not in report
     for name, one in zip(names, report["targets"], strict=True):
         place = one["most_important"]
         lines.append(
             f"{name}: score {one['base_score']:.4g}; largest drop {place['drop']:.4g}, with the patch at "
             f"row {place['y']}, column {place['x']}"
         )
-    lines.append(f"{report['queries']} queries in {report['seconds']:.2f} s")
+    lines.append(f"{report['queries']} {'queries' if exact else 'positions'} in {report['seconds']:.2f} s")
+    if not exact:
+        lines.append(approximation_text(report["approximation"]))
     if report["full_inference"]:
         lines.append(full_inference_text(report["predicted_speedup"]))
     return "\n".join([*lines, f"Wrote {report['output']}"])

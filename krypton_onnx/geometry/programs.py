@@ -99,6 +99,15 @@ def begins(program: Program, axis: int, origins: NDArray[np.int64]) -> list[NDAr
     return results
 
 
+def ends(program: Program, axis: int, origins: NDArray[np.int64], patch: int) -> list[NDArray[np.int64]]:
+    """An upper bound of every region's last row, not clipped: the counterpart of `begins`."""
+    results: list[NDArray[np.int64]] = []
+    for step in program:
+        hull = reduce(np.maximum, [results[s] for s in step.sources]) if step.sources else origins + patch - 1
+        results.append(step.axis(axis).last(hull) if step.sources else hull)
+    return results
+
+
 def window_start(begin: Ints, size: Ints, extent: Ints, xp: Any = np) -> Ints:
     """Where a window of `size` rows starts: at `begin`, moved so that it lies inside the tensor.
 
@@ -116,6 +125,16 @@ def window_sizes(program: Program, axis: int, origins: NDArray[np.int64], patch:
     exact = regions(program, axis, origins, patch)
     lower = begins(program, axis, origins)
     return np.stack([np.maximum(last - np.maximum(low, 0) + 1, 1) for (_, last), low in zip(exact, lower, strict=True)])
+
+
+def share_cap(extent: Ints, tau: float) -> Ints:
+    """Rows that a window may have at the most where it may cover this share of a map: projective field thresholding.
+
+    Args:
+        extent: rows of the map.
+        tau: the share, over 0 and up to 1; halves are rounded up, and one row is always left.
+    """
+    return np.maximum(np.floor(np.asarray(extent) * tau + 0.5).astype(np.int64), 1)
 
 
 def region_sizes(program: Program, axis: int, origins: NDArray[np.int64], patch: int) -> NDArray[np.int64]:

@@ -1,0 +1,160 @@
+"""`tune`: learn from pictures what a promise about a model's approximate heatmaps takes. Above compiler and driver.
+
+For each picture the exact map is computed, and the maps that refinement goes through on its way to it, at each level. A
+fit tells what loss goes with what probes see. The margin is a split-conformal quantile: for every picture and level the
+factor on that fit with which refinement would have stopped in time, and of these the one that 97 % keep to, for the
+target that asks for most.
+"""
+
+import math
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from krypton_onnx.artifact import Artifact, rewrite_plan
+from krypton_onnx.calibration import FLOOR, Calibration
+from krypton_onnx.errors import KryptonError
+from krypton_onnx.runtime.approximate.anchors import Anchors
+from krypton_onnx.runtime.approximate.quality import PROBES, ssim
+from krypton_onnx.runtime.approximate.refinement import as_maps, everything, is_worth_it, refined
+from krypton_onnx.runtime.explain import levels_of
+from krypton_onnx.runtime.questions import Question
+from krypton_onnx.runtime.session import Session
+from krypton_onnx.runtime.survey import EXACT, Survey
+
+TARGETS = (0.8, 0.85, 0.9, 0.95, 0.98)
+"""Promises that the margin is made for."""
+
+MISSED = 0.03
+"""Share of other images on which a promise may be missed."""
+
+FEWEST = 20
+"""Pictures; the largest of so many is exceeded by one in 21."""
+
+_MORE = 1.001
+"""What is just enough would still promise."""
+
+_FIT = (0.005, 0.3)
+"""Losses that the fit is made for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sight:
+    """A map on its way, as probes see it and as it is.
+
+    Attributes:
+        level: its name.
+        loss: at the probes, see `structural_loss`.
+        share: of the positions that have been asked.
+        true: 1 − SSIM to the exact map.
+    """
+
+    level: str
+    loss: float
+    share: float
+    true: float
+
+
+def sights(survey: Survey, session: Session, seed: int = 0) -> list[Sight]:
+    """What refinement goes through on one image, at every level.
+
+    Args:
+        survey: what to ask; of one target.
+        session: of the model.
+        seed: of the probes.
+    """
+    levels = levels_of(session, survey.base)
+    exact = as_maps(survey, everything(survey, levels[-1]).scores)
+    anchors = Anchors(survey, levels[-1], PROBES, seed)
+    found = []
+    for level in levels:
+        for scores, known in refined(survey, level, lambda: len(survey.places)):
+            judged = anchors.judged(as_maps(survey, scores))
+            assert judged.check is not None
+            true = 1 - ssim(judged.maps[..., 0], exact[..., 0])
+            found.append(Sight(level.name, judged.check.loss, float(known.mean()), true))
+    return found
+
+
+def calibrated(images: Sequence[Sequence[Sight]]) -> Calibration:
+    """The calibration that rests on these images.
+
+    Args:
+        images: the sights of each.
+    """
+    all_ = [sight for image in images for sight in image]
+    fitted = [s for s in all_ if _FIT[0] < s.true < _FIT[1]]
+    if len(fitted) < 10:
+        raise KryptonError(
+            "The approximate maps of these pictures differ too little from the exact ones to learn from: give others."
+        )
+    design = np.array([[1.0, s.share, math.log(s.loss + FLOOR)] for s in fitted])
+    scale, asked, power = np.linalg.lstsq(design, np.log([s.true for s in fitted]), rcond=None)[0]
+    fit = Calibration(float(scale), float(power), float(asked), 1.0, _lattice(all_), _levels(all_), len(images))
+    return replace(fit, margin=max(_margin(fit, images, 1 - target) for target in TARGETS))
+
+
+def _margin(fit: Calibration, images: Sequence[Sequence[Sight]], allowed: float) -> float:
+    """The factor that is enough for most images where so much may be lost."""
+    margins = sorted(margin for image in images for margin in _margins(fit, image, allowed))
+    return margins[min(len(margins), math.ceil((len(margins) + 1) * (1 - MISSED))) - 1]
+
+
+def _margins(fit: Calibration, image: Sequence[Sight], allowed: float) -> Iterator[float]:
+    """The factors with which refinement would have stopped in time on this image, at every level."""
+    for level in {sight.level for sight in image}:
+        early = [s for s in image if s.level == level and s.true > allowed]
+        yield _MORE * max((allowed / fit.expected(s.loss, s.share) for s in early), default=1.0)
+
+
+def _lattice(all_: Sequence[Sight]) -> tuple[float, float]:
+    """The typical loss of exact answers at a share of the positions: (a, b) of exp(a + b·share)."""
+    seen = [s for s in all_ if s.level == EXACT and s.share < 1 and s.true > 1e-4]
+    slope, constant = np.polyfit([s.share for s in seen], np.log([s.true for s in seen]), 1)
+    return float(constant), float(min(slope, -1.0))
+
+
+def _levels(all_: Sequence[Sight]) -> dict[str, float]:
+    """The typical loss of levels, once every position has been asked."""
+    whole: dict[str, list[float]] = {}
+    for sight in all_:
+        if sight.level != EXACT and sight.share == 1:
+            whole.setdefault(sight.level, []).append(sight.true)
+    return {level: float(np.mean(losses)) for level, losses in whole.items()}
+
+
+def tune(
+    artifact: Artifact | str | os.PathLike[str], images: Iterable[ArrayLike], question: Question | None = None
+) -> Calibration:
+    """Learn from images what a promise takes, and store it in the artifact.
+
+    Args:
+        artifact: a compiled model, or its path.
+        images: at least 20 input tensors, each as for `Session.materialize`.
+        question: what will be asked; by default the top class, patch 16, stride 4, fill 0.
+
+    Raises:
+        KryptonError: too few images, or grids too small to approximate.
+    """
+    session = Session(artifact)
+    asked = question or Question("top", (16, 16), (4, 4), 0.0, "cover", None, None)
+    found = list(_all_sights(session, images, asked))
+    if len(found) < FEWEST:
+        raise KryptonError(f"{len(found)} pictures are too few to promise anything from: give {FEWEST} or more.")
+    calibration = calibrated(found)
+    rewrite_plan(session.artifact, replace(session.plan, calibration=calibration))
+    return calibration
+
+
+def _all_sights(session: Session, images: Iterable[ArrayLike], question: Question) -> Iterator[list[Sight]]:
+    for image in images:
+        with Survey(session.materialize(image), question, progress=False) as survey:
+            if not is_worth_it(survey):
+                rows, cols = survey.origins.shape[:2]
+                raise KryptonError(
+                    f"A grid of {rows}x{cols} positions is too small to approximate; take a smaller stride."
+                )
+            yield sights(survey, session)

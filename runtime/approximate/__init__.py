@@ -1,0 +1,1 @@
+"""Approximate heatmaps: Krypton's methods, and refinement until a promise holds."""

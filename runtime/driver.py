@@ -1,0 +1,224 @@
+"""The driver of one variant of a compiled model: base runs, and queries in batches."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from itertools import chain, groupby
+from operator import attrgetter
+from pathlib import Path
+
+import numpy as np
+import onnxruntime as ort
+
+from krypton_onnx.artifact import Files
+from krypton_onnx.classes import WindowTable, window_tables
+from krypton_onnx.plan import Plan
+from krypton_onnx.runtime.base import Base, Content, Outputs
+from krypton_onnx.runtime.batches import Batch, Integers, plan_batches
+from krypton_onnx.runtime.engine import Array, Engine, Provider, quiet_options
+from krypton_onnx.runtime.memory import Lanes, lanes
+from krypton_onnx.runtime.outputs import gathered, ragged_names
+from krypton_onnx.runtime.side_by_side import side_by_side
+
+
+@dataclass(frozen=True, slots=True)
+class Resources:
+    """What graphs run on.
+
+    Attributes:
+        providers: ONNX Runtime's execution providers; None for the CPU's.
+        options: the user's session options, for all graphs; None for the best known.
+        cores: threads of the base run, if there are no options.
+        workers: batches side by side.
+        budget: bytes that all but the weights may take at the peak; None for no limit.
+    """
+
+    providers: Sequence[Provider] | None
+    options: ort.SessionOptions | None
+    cores: int
+    workers: int
+    budget: int | None
+
+
+class Driver:
+    """One variant's graphs, ready to be asked. Immutable; threads may share it.
+
+    Args:
+        folder: the artifact's.
+        files: the graphs' names in it.
+        plan: the variant's.
+        resources: to run on.
+
+    Raises:
+        KryptonError: ONNX Runtime refuses a graph, or the budget is too small for one query.
+    """
+
+    def __init__(self, folder: Path, files: Files, plan: Plan, resources: Resources) -> None:
+        self.plan = plan
+        self._ragged = ragged_names(plan)
+        self._workers = resources.workers
+        self._ways = lru_cache(maxsize=16)(partial(_way, plan, resources.budget, resources.workers))
+        _way(plan, resources.budget, 1, plan.patch, plan.tau)  # refuse too small a budget before any work
+        options, providers = resources.options, resources.providers
+        own = options or quiet_options(resources.cores // resources.workers)
+        quick = options or quiet_options(resources.cores)
+        self._ranges = None if files.ranges is None else Engine(folder / files.ranges, providers, quick)
+        self._base = Engine(folder / files.base, providers, quick)
+        self._incremental = Engine(folder / files.incremental, providers, own)
+        self._tail = None if plan.tail is None else Engine(folder / files.tail, providers, own)
+
+    @property
+    def output_names(self) -> tuple[str, ...]:
+        """Of the incremental graph: the model's but for the tail's, then windows, then what the tail takes."""
+        return self._incremental.outputs
+
+    def materialize(self, image: Array, inputs: Mapping[str, Array]) -> Base:
+        """Run the base graph on one image and keep its views.
+
+        Args:
+            image: [C, H, W], in the model's type.
+            inputs: the model's other inputs by name, in full shape.
+        """
+        given = {self.plan.image.name: image[None], **inputs}
+        if self._ranges is not None:
+            found = zip(self._ranges.outputs, self._ranges.run(given), strict=True)
+            inputs = {**inputs, **dict(found)}
+        results = zip(self.plan.views, self._base.run({**given, **inputs}), strict=True)
+        views = {view.name: result.reshape(-1, view.channels) for view, result in results}
+        return Base(self.plan, image, inputs, views, self._base_outputs)
+
+    def _base_outputs(self, base: Base) -> Outputs:
+        """The model's outputs for the image itself: a patch that shows what is there already changes nothing."""
+        height, width = self.plan.patch
+        return self.outputs(base, np.zeros((1, 2), np.int64), base.image[None, :, :height, :width])
+
+    def outputs(self, base: Base, origins: Integers, content: Array, tau: float = 1.0) -> Outputs:
+        """The model's outputs for queries, by name.
+
+        Args:
+            base: from `materialize`.
+            origins: int64 [Q, 2], inside the image.
+            content: [1 or Q, C, h, w].
+            tau: as for `batches`.
+        """
+        return gathered(self.answers(base, origins, content, tau), len(origins))
+
+    def answers(
+        self,
+        base: Base,
+        origins: Integers,
+        content: Array,
+        tau: float = 1.0,
+        names: Mapping[str, str] | None = None,
+    ) -> Iterator[tuple[Batch, Outputs]]:
+        """The same batch by batch; see `run` for the names."""
+        shared, patch = len(content) == 1, (content.shape[2], content.shape[3])
+        batches = self.batches(origins, patch, tau)
+        return self.run(base, batches, lambda queries: content if shared else content[queries], names)
+
+    def batches(self, origins: Integers, patch: tuple[int, int], tau: float = 1.0) -> Iterator[Batch]:
+        """Queries as they run together, in the order that is fastest.
+
+        Args:
+            origins: int64 [Q, 2], inside the image.
+            patch: (height, width).
+            tau: the share of a map's rows, and columns, that a window may have: 1 but for a plan with `window_begins`.
+        """
+        tables, lanes_ = self._ways(patch, tau)
+        return plan_batches(self.plan, tables, origins, patch, lanes_, tau)
+
+    def query_seconds(self, patch: tuple[int, int], tau: float = 1.0) -> float:
+        """What the mean query of an image is predicted to take, on one core of the reference machine.
+
+        Args:
+            patch: (height, width).
+            tau: as for `batches`.
+        """
+        (rows, cols), lanes_ = self._ways(patch, tau)
+        cells = rows.sizes.mean(axis=1) * cols.sizes.mean(axis=1)
+        windows = sum(window.seconds * area for window, area in zip(self.plan.windows, cells, strict=True))
+        return float(windows) + self.plan.query_seconds + self.plan.run_seconds / lanes_.batch
+
+    def run(
+        self, base: Base, batches: Iterable[Batch], content: Content, names: Mapping[str, str] | None = None
+    ) -> Iterator[tuple[Batch, Outputs]]:
+        """Run queries batch by batch; for results too large to be kept.
+
+        Args:
+            base: from `materialize`.
+            batches: from `batches`.
+            content: patch content by queries' positions.
+            names: which outputs of the incremental graph to compute, by the names to give them; by default the model's.
+        """
+        wanted = names or {info.name: info.name for info in self.plan.outputs}
+
+        def answer(group: tuple[Batch, ...]) -> list[Outputs]:
+            return self._answered(base, group, content, wanted)
+
+        rest = iter(batches)
+        for first in rest:  # whose patch tells how many fit into the memory; there may be none
+            groups = (tuple(members) for _, members in groupby(chain([first], rest), attrgetter("group")))
+            for group, answers in side_by_side(answer, groups, self._ways(first.patch, first.tau)[1].workers):
+                yield from zip(group, answers, strict=True)
+
+    def _answered(
+        self, base: Base, group: Sequence[Batch], content: Content, wanted: Mapping[str, str]
+    ) -> list[Outputs]:
+        """Outputs of the batches of one group, one after another, and of the tail for all of them at once."""
+        tail = self.plan.tail
+        late = {name: source for name, source in wanted.items() if tail is not None and source in tail.outputs}
+        between = tail.inputs if tail is not None and late else ()
+        early = {name: source for name, source in wanted.items() if name not in late}
+        answers: list[Outputs] = []
+        handed: list[list[Array]] = []
+        for batch in group:
+            feed = self.feed(base, batch, content(batch.queries))
+            results = self._incremental.run(feed, [*early.values(), *between])
+            answers.append(self._named(early, results[: len(early)]))
+            handed.append(results[len(early) :])
+        if self._tail is None or not late:
+            return answers
+        feed = {name: np.concatenate(parts) for name, *parts in zip(between, *handed, strict=True)}
+        places = np.cumsum([len(batch.queries) for batch in group])[:-1]
+        del handed
+        for name, values in zip(late, self._tail.run(feed, list(late.values())), strict=True):
+            for outputs, part in zip(answers, np.split(values, places), strict=True):
+                outputs[name] = part
+        return [{name: outputs[name] for name in wanted} for outputs in answers]
+
+    def feed(self, base: Base, batch: Batch, content: Array) -> dict[str, Array]:
+        """The inputs of the incremental graph for one batch, by name.
+
+        Args:
+            base: from `materialize`.
+            batch: from `batches`.
+            content: [1 or q, C, h, w].
+        """
+        held = {
+            view.name: base.views[view.name][first * view.cols : stop * view.cols]
+            for view, (first, stop) in zip(self.plan.views, batch.bands, strict=True)
+        }
+        begins = {} if batch.window_begins is None else {"window_begins": batch.window_begins}
+        return {
+            "origins": batch.origins,
+            "patch_content": content,
+            "window_sizes": batch.window_sizes,
+            **begins,
+            "view_rows": np.array([first for first, _ in batch.bands], np.int64),
+            **held,
+            **base.inputs,
+        }
+
+    def _named(self, wanted: Iterable[str], results: Sequence[Array]) -> Outputs:
+        """Results by name; ragged ones as lists."""
+        return {
+            name: list(values) if name in self._ragged else values for name, values in zip(wanted, results, strict=True)
+        }
+
+
+def _way(
+    plan: Plan, budget: int | None, workers: int, patch: tuple[int, int], tau: float
+) -> tuple[tuple[WindowTable, WindowTable], Lanes]:
+    """Window tables of a patch, and how many of its queries run at a time."""
+    tables = window_tables(plan.program, plan.windows, patch, tau)
+    return tables, lanes(plan, patch, tables, budget, workers)

@@ -1,0 +1,364 @@
+"""Approximate heatmaps: promises are kept, records say what was done, Krypton's methods are Krypton's."""
+
+from importlib import resources
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from skimage.metrics import structural_similarity
+
+import krypton_onnx as kx
+from krypton_onnx import calibration
+from krypton_onnx.models.digits import digit_scene
+from krypton_onnx.modes import DrillDown
+from krypton_onnx.runtime.approximate import anchors as anchoring
+from krypton_onnx.runtime.approximate import lattice as lattices
+from krypton_onnx.runtime.approximate.anchors import Anchors, around_lowest
+from krypton_onnx.runtime.approximate.lattice import Lattice
+from krypton_onnx.runtime.approximate.quality import ssim, structural_loss
+from krypton_onnx.runtime.explain import levels_of
+from krypton_onnx.runtime.questions import Question
+from krypton_onnx.runtime.survey import Survey
+
+FILES = resources.files("krypton_onnx.models")
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory):
+    """A session of the demo model, and images of its kind."""
+    preprocess = kx.Preprocess.from_json(str(FILES / "demo_preprocess.json"))
+    folder = tmp_path_factory.mktemp("demo") / "demo.krypton"
+    session = kx.Session(kx.compile(str(FILES / "demo.onnx"), folder, preprocess=preprocess))
+    rng = np.random.default_rng(11)
+    return session, [preprocess.tensor(digit_scene(rng, "test").picture) for _ in range(6)]
+
+
+def similarity(a, b):
+    return structural_similarity(a.astype(float), b.astype(float), win_size=7, data_range=float(np.ptp(b)))
+
+
+def ask(session, image, mode, **settings):
+    return session.explain(image, fill="mean", mode=mode, progress=False, **settings)
+
+
+# ---------------------------------------------------------------------------------------------- the promise
+
+
+@pytest.mark.parametrize("target", [0.8, 0.9, 0.95])
+def test_a_promised_similarity_is_kept_with_fewer_operations(demo, target):
+    session, images = demo
+    kept, saved = [], []
+    for image in images:
+        exact, found = ask(session, image, kx.Exact()), ask(session, image, kx.Approximate(ssim=target))
+        done = found.record["approximation"]
+        assert done["ssim_bound"] >= target
+        assert done["asked"]["ssim"] == target
+        kept.append(similarity(found.scores, exact.scores) - target)
+        saved.append(done["flops_saved"])
+    assert min(kept) >= -0.05
+    assert np.mean(np.array(kept) >= 0) > 0.5
+    assert min(saved) > 0.7  # the exact map saves about that much
+
+
+def test_what_is_recorded_is_what_was_done(demo):
+    session, (image, *_) = demo
+    exact, found = ask(session, image, kx.Exact()), ask(session, image, kx.Approximate())
+    done = found.record["approximation"]
+    assert found.record["mode"] == "approximate"
+    assert (done["asked"], done["probes"]) == ({"ssim": 0.9, "seed": 0}, 48)
+    asked = {one["level"]: one["queries"] for one in done["queries"]}
+    assert asked["exact"] >= 48
+    assert sum(asked.values()) < exact.scores.size
+    assert done["share_asked"] * exact.scores.size <= asked[done["level"]] + 1
+    low, high = done["rmse_interval"]
+    assert low <= done["rmse"] <= high
+    real = np.sqrt(np.mean((found.scores - exact.scores) ** 2))
+    assert low / 2 <= real <= 2 * high
+
+
+def test_the_largest_drop_is_exact(demo):
+    session, images = demo
+    for image in images:
+        exact, found = ask(session, image, kx.Exact()), ask(session, image, kx.Approximate())
+        row, col = np.unravel_index(found.drop.argmax(), found.drop.shape)
+        np.testing.assert_allclose(found.scores[row, col], exact.scores[row, col], atol=1e-6)
+
+
+def test_a_promise_that_no_cheap_level_keeps_ends_in_the_exact_map(demo):
+    session, (image, *_) = demo
+    exact, found = ask(session, image, kx.Exact()), ask(session, image, kx.Approximate(ssim=0.99999))
+    np.testing.assert_allclose(found.scores, exact.scores, atol=1e-6)
+    assert (found.record["approximation"]["level"], found.record["approximation"]["ssim_bound"]) == ("exact", 1.0)
+
+
+def test_results_are_reproducible_and_depend_on_the_seed(demo):
+    session, (image, *_) = demo
+    first, again, other = (ask(session, image, kx.Approximate(seed=seed)) for seed in (0, 0, 1))
+    np.testing.assert_array_equal(first.scores, again.scores)
+    assert (first.scores != other.scores).any()
+
+
+@pytest.mark.parametrize("speedup", [4, 8])
+def test_a_speedup_is_kept_to_in_predicted_time(demo, speedup, monkeypatch):
+    session, (image, *_) = demo
+    surveys = []
+    made = Survey.__init__
+    monkeypatch.setattr(Survey, "__init__", lambda self, *a: (made(self, *a), surveys.append(self))[0])
+    found = ask(session, image, kx.Approximate(speedup=speedup))
+    plan = session.plan
+    runs = 3 * plan.full_seconds  # of all base graphs
+    spent = runs + sum(one.seconds for one in surveys[-1].spent.values())
+    budget = plan.full_seconds * found.scores.size / speedup
+    assert 0.85 * budget <= spent <= 1.05 * budget
+    assert found.record["approximation"]["asked"]["speedup"] == speedup
+
+
+def test_a_speedup_that_exact_answers_have_gives_them(demo):
+    session, (image, *_) = demo
+    exact = ask(session, image, kx.Exact())
+    np.testing.assert_array_equal(ask(session, image, kx.Approximate(speedup=1)).scores, exact.scores)
+
+
+def test_a_speedup_out_of_reach_says_what_is_in_reach(demo):
+    session, (image, *_) = demo
+    with pytest.raises(kx.KryptonError, match=r"cannot be answered 1000 times .* up to (\d+)") as error:
+        ask(session, image, kx.Approximate(speedup=1000))
+    most = int(str(error.value).rsplit(" ", 1)[1].rstrip("."))
+    ask(session, image, kx.Approximate(speedup=most))
+
+
+def test_lists_of_targets_and_other_grids(demo):
+    session, (image, *_) = demo
+    exact = ask(session, image, kx.Exact(), target=[3, 8], stride=5)
+    found = ask(session, image, kx.Approximate(ssim=0.8), target=[3, 8], stride=5)
+    assert found.scores.shape == exact.scores.shape
+    assert min(similarity(a, b) for a, b in zip(found.scores, exact.scores, strict=True)) > 0.7
+    part = {"region": (0, 0, 128, 36)}
+    np.testing.assert_array_equal(
+        ask(session, image, kx.Approximate(), **part).scores, ask(session, image, kx.Exact(), **part).scores
+    )  # too few columns for similarity to mean anything
+
+
+# ---------------------------------------------------------------------------------------------- Krypton's methods
+
+
+def test_drill_down_is_bilinear_and_then_the_lowest_again(demo):
+    session, (image, *_) = demo
+    exact = ask(session, image, kx.Exact())
+    found = ask(session, image, kx.Approximate(drill_down=DrillDown(0.1, 13)))
+    rows = cols = np.append(np.arange(0, 112, 13), 112)
+    base = session.materialize(image)
+    coarse = session.explain(base, fill="mean", stride=13, progress=False)
+    np.testing.assert_array_equal(coarse.origins[:, 0, 0], rows)
+    expected = np.empty_like(exact.scores)
+    for r, c in np.ndindex(expected.shape):
+        y, x = exact.origins[r, c]
+        i, j = min(np.searchsorted(rows, y, "right") - 1, 8), min(np.searchsorted(cols, x, "right") - 1, 8)
+        v, u = (y - rows[i]) / (rows[i + 1] - rows[i]), (x - cols[j]) / (cols[j + 1] - cols[j])
+        corners = coarse.scores[i : i + 2, j : j + 2]
+        expected[r, c] = np.array([1 - v, v]) @ corners @ np.array([1 - u, u])
+    lowest = np.argsort(expected, axis=None, kind="stable")[: round(0.1 * expected.size)]
+    expected.flat[lowest] = exact.scores.flat[lowest]
+    np.testing.assert_allclose(found.scores, expected, atol=2e-6)
+    assert found.record["approximation"]["queries"] == [{"level": "exact", "queries": 100 + len(lowest)}]
+
+
+def test_both_of_kryptons_methods_together(demo):
+    session, (image, *_) = demo
+    cut = ask(session, image, kx.Approximate(tau=0.4))
+    both = ask(session, image, kx.Approximate(tau=0.4, drill_down=DrillDown(0.2, 8)))
+    lowest = np.argsort(both.scores, axis=None)[:40]
+    np.testing.assert_allclose(both.scores.flat[lowest], cut.scores.flat[lowest], atol=1e-6)
+    assert np.abs(cut.scores - ask(session, image, kx.Exact()).scores).max() > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("fraction", "speedup", "stride", "coarse"), [(0.25, 3, 4, 14), (0.1, 5, 4, 13), (0.4, 2, 4, 13)]
+)
+def test_the_coarse_stride_follows_kryptons_formula(fraction, speedup, stride, coarse):
+    assert DrillDown(fraction, speedup=speedup).coarse_stride((stride, stride)) == (coarse, coarse)
+
+
+# ---------------------------------------------------------------------------------------------- progressive results
+
+
+def one_level(mode):
+    return isinstance(mode, kx.Exact) or (mode.tau is not None and mode.drill_down is None)
+
+
+@pytest.mark.parametrize(
+    "mode",
+    [
+        kx.Exact(),
+        kx.Approximate(ssim=0.95),
+        kx.Approximate(speedup=4),
+        kx.Approximate(tau=0.5),
+        kx.Approximate(drill_down=DrillDown(0.1, 13)),
+    ],
+    ids=["exact", "ssim", "speedup", "tau", "drill-down"],
+)
+def test_drafts_get_better_and_end_in_what_explain_returns(demo, mode):
+    session, (image, *_) = demo
+    drafts = list(session.explain_progressively(image, fill="mean", mode=mode))
+    assert len(drafts) > 1
+    assert [draft.done for draft in drafts] == [False] * (len(drafts) - 1) + [True]
+    final = ask(session, image, mode)
+    assert final.done
+    # One level, asked at once or step by step: batches of other sizes may round otherwise.
+    np.testing.assert_allclose(drafts[-1].scores, final.scores, rtol=0, atol=1e-6 if one_level(mode) else 0)
+    errors = [np.abs(draft.scores - drafts[-1].scores).mean() for draft in drafts]
+    assert errors[0] == max(errors) > 0
+
+
+# ---------------------------------------------------------------------------------------------- the parts
+
+
+@pytest.mark.parametrize("shape", [(9, 9), (53, 53), (10, 7), (8, 23), (12, 1), (1, 1), (6, 4)])
+def test_stages_reach_every_position_from_positions_before(shape):
+    lattice = Lattice(*shape)
+    stages = lattice.stages
+    assert stages.shape == shape
+    assert stages.min() == 0
+    assert stages.max() <= lattices.STAGES
+    assert (stages[[0, -1]][:, [0, -1]] == 0).all()
+    values = np.random.default_rng(0).standard_normal((*shape, 2))
+    for stage in range(lattices.STAGES + 1):
+        known = stages <= stage
+        maps, spread = lattice.expected(values, known)
+        assert np.isfinite(maps).all()
+        assert np.isfinite(spread).all()
+        np.testing.assert_array_equal(maps[known], values[known])
+        assert (spread[known] == 0).all()
+
+
+def test_planes_are_expected_exactly_inside():
+    rows, cols = np.mgrid[:13, :17].astype(float)
+    plane = (2 * rows - cols)[..., None]
+    maps, spread = Lattice(13, 17).expected(plane, Lattice(13, 17).stages == 0)
+    np.testing.assert_allclose(maps, plane, atol=1e-12)
+    assert spread.max() > 0
+
+
+def test_positions_nobody_knows_do_not_count():
+    lattice = Lattice(9, 9)
+    known = lattice.stages <= 1
+    values = np.where(known, 1.0, np.nan)[..., None]
+    np.testing.assert_array_equal(lattice.expected(values, known)[0], np.ones((9, 9, 1)))
+
+
+def test_similarity_is_that_of_scikit_image():
+    rng = np.random.default_rng(0)
+    for shape in ((20, 31), (7, 7), (53, 53)):
+        exact = rng.standard_normal(shape).cumsum(0).cumsum(1)
+        for noise in (0.1, 1.0, 10.0):
+            approximate = exact + noise * rng.standard_normal(shape)
+            assert ssim(approximate, exact) == pytest.approx(similarity(approximate, exact), abs=1e-9)
+    assert ssim(np.ones((9, 9)), np.ones((9, 9))) == 1.0
+
+
+def test_the_loss_at_probes_is_near_the_loss_of_similarity():
+    rng = np.random.default_rng(1)
+    exact = rng.standard_normal((60, 60)).cumsum(0).cumsum(1)
+    for noise in (0.3, 1.0, 3.0):
+        error = noise * rng.standard_normal(exact.shape)
+        everywhere = np.arange(exact.size)
+        loss = structural_loss(exact + error, error.reshape(-1), everywhere)
+        assert loss == pytest.approx(1 - similarity(exact + error, exact), rel=0.5)
+    assert structural_loss(exact, np.zeros(9), np.arange(9)) == 0
+    assert structural_loss(np.ones((9, 9)), np.zeros(9), np.arange(9)) == 0
+
+
+def anchored(demo, count=30):
+    session, (image, *_) = demo
+    survey = Survey(session.materialize(image), Question("top", (16, 16), (4, 4), "mean", "cover", None, None), False)
+    levels = levels_of(session, survey.base)
+    maps = survey.at(levels[0], np.arange(len(survey.places))).astype(float).reshape(*survey.origins.shape[:2], 1)
+    return Anchors(survey, levels[-1], count, seed=3), maps
+
+
+def test_residuals_are_what_the_other_anchors_leave(demo, monkeypatch):
+    anchors, maps = anchored(demo)
+    probes, flat = anchors.probes, maps.reshape(-1, 1)
+    errors = anchors.truth(probes) - flat[probes]
+    _, left = anchors._fit(errors)
+    for one in (0, 7, 29):
+        others = np.delete(probes, one)
+        gram = anchors._alike(others, others) + anchoring.SURPRISE * np.eye(29)
+        predicted = anchors._alike(probes[[one]], others) @ np.linalg.solve(gram, np.delete(errors, one, axis=0))
+        np.testing.assert_allclose(left[one], errors[one] - predicted[0], atol=1e-9)
+
+
+def test_a_corrected_map_is_exact_at_the_anchors_and_nearer_elsewhere(demo):
+    anchors, maps = anchored(demo, 48)
+    judged = anchors.settle(maps)
+    truth = anchors.truth(np.arange(maps.size))
+    np.testing.assert_array_equal(judged.maps.reshape(-1, 1)[anchors.probes], truth[anchors.probes])
+    around = around_lowest(judged.maps, anchoring.PEAK)
+    np.testing.assert_array_equal(judged.maps.reshape(-1, 1)[around], truth[around])
+    assert np.abs(judged.maps.reshape(-1, 1) - truth).mean() < np.abs(maps.reshape(-1, 1) - truth).mean()
+
+
+def test_the_neighbours_of_the_lowest_score_stay_inside():
+    maps = np.ones((4, 5, 2))
+    maps[0, 4, 0], maps[3, 0, 1] = 0, np.nan
+    maps[2, 2, 1] = -1
+    assert around_lowest(maps[..., :1], 1).tolist() == [3, 4, 8, 9]
+    assert around_lowest(maps[..., 1:], 1).tolist() == [6, 7, 8, 11, 12, 13, 16, 17, 18]
+
+
+# ---------------------------------------------------------------------------------------------- calibration
+
+
+def test_more_is_promised_for_less_loss_and_for_more_answers():
+    known = calibration.UNTUNED
+    assert known.ssim_bound(0.0, 1.0) > 0.98
+    for (less, more), (few, many) in zip(pairwise([0.0, 0.01, 0.1, 0.5]), pairwise([0.1, 0.3, 0.6, 1.0]), strict=True):
+        assert known.ssim_bound(less, 0.5) > known.ssim_bound(more, 0.5)
+        assert known.ssim_bound(0.05, many) > known.ssim_bound(0.05, few)
+    assert known.ssim_bound(1.0, 0.0) >= 0
+
+
+def test_levels_are_expected_to_need_more_answers_the_more_they_lose():
+    known = calibration.UNTUNED
+    levels = sorted([*known.levels, "exact"], key=known.level_loss)
+    shares = [known.share_needed(0.9, level) for level in levels]
+    assert levels[0] == "exact"
+    assert shares == sorted(shares)
+    assert 0 < shares[0] < 1
+    assert known.share_needed(0.9, "never seen") == np.inf
+
+
+# ---------------------------------------------------------------------------------------------- mistakes
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda: kx.Approximate(ssim=0.9, speedup=2), "one of ssim, speedup, and tau"),
+        (lambda: kx.Approximate(ssim=0.9, tau=0.5), "one of ssim, speedup, and tau"),
+        (lambda: kx.Approximate(ssim=1.0), "SSIM is 1.0; it must lie between 0 and 1"),
+        (lambda: kx.Approximate(ssim=float("nan")), "must lie between 0 and 1"),
+        (lambda: kx.Approximate(speedup=0.5), "speedup is 0.5; it must be 1 or more"),
+        (lambda: kx.Approximate(speedup=float("inf")), "it must be 1 or more"),
+        (lambda: kx.Approximate(tau=0), "tau is 0; it must be over 0"),
+        (lambda: kx.Approximate(tau=1.5), "up to 1"),
+        (lambda: kx.Approximate(drill_down=(0.1, 13)), "must be a krypton_onnx.DrillDown"),
+        (lambda: kx.Approximate(seed=-1), "seed is -1; it must be a whole number"),
+        (lambda: DrillDown(1.0, 13), "fraction of a drill-down is 1.0"),
+        (lambda: DrillDown(0.1), "either the stride of its coarse grid or a speedup"),
+        (lambda: DrillDown(0.1, 13, 2), "either the stride of its coarse grid or a speedup"),
+        (lambda: DrillDown(0.1, 0), "it must be whole pixels from 1 on"),
+        (lambda: DrillDown(0.5, speedup=2), "cannot be 2 times as fast"),
+    ],
+)
+def test_modes_refuse_what_makes_no_sense(make, said):
+    with pytest.raises(kx.KryptonError, match=said):
+        make()
+
+
+def test_a_mode_is_a_mode(demo):
+    session, (image, *_) = demo
+    with pytest.raises(kx.KryptonError, match=r"mode must be krypton_onnx\.Exact"):
+        session.explain(image, mode="fast")
+    with pytest.raises(kx.KryptonError, match=r"mode must be krypton_onnx\.Exact"):
+        list(session.explain_progressively(image, mode=0.9))
