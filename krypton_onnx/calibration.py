@@ -1,7 +1,10 @@
 """What other images have taught about approximate maps: the numbers by which a promise is made."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+
+import numpy as np
 
 FLOOR = 1e-3
 """Added to the loss at the probes, for they are few."""
@@ -14,16 +17,18 @@ class Calibration:
     Attributes:
         scale, power, asked: the fit of the loss, ``exp(scale + asked·share) · (loss_at_probes + FLOOR)^power``, where
             `share` of the positions has been asked.
-        margin: the factor on it with which promises are kept on 97 % of other images.
+        promises: (expected, allowed) losses, ascending: of other images for which so much was expected when refinement
+            stopped, 96 % had lost no more than was allowed.
         lattice: (a, b), the typical loss of a map of which a share has been asked, ``exp(a + b·share)``.
-        levels: the typical loss of every position asked at a level, by its name.
+        levels: by a level's name, what is lost on easy images where all positions have been asked at it: a hope, by
+            which levels are tried.
         images: how many it rests on.
     """
 
     scale: float
     power: float
     asked: float
-    margin: float
+    promises: tuple[tuple[float, float], ...]
     lattice: tuple[float, float]
     levels: dict[str, float]
     images: int
@@ -39,11 +44,16 @@ class Calibration:
 
     def ssim_bound(self, loss: float, share: float) -> float:
         """The SSIM that is promised; arguments as for `expected`."""
-        return 1 - min(1.0, self.margin * self.expected(loss, share))
+        return 1 - min(1.0, _between(self.expected(loss, share), self.promises))
 
-    def share_needed(self, target: float, level: str) -> float:
-        """Of the positions that must be asked until this SSIM can be promised; infinite if all are not enough."""
-        left = (1 - target) / self.margin - self.level_loss(level)
+    def share_needed(self, target: float, level_loss: float) -> float:
+        """Of the positions that must be asked until this SSIM can be promised; infinite if all are not enough.
+
+        Args:
+            target: the SSIM.
+            level_loss: what is lost where all positions have been asked.
+        """
+        left = _between(1 - target, [(allowed, expected) for expected, allowed in self.promises]) - level_loss
         constant, slope = self.lattice
         return max(0.0, (math.log(left) - constant) / slope) if left > 0 else math.inf
 
@@ -51,33 +61,41 @@ class Calibration:
         """How much more of the positions to ask when so much is promised as yet."""
         return math.log((1 - bound) / (1 - target)) / -self.lattice[1] if bound < 1 else 0.0
 
-    def typical_loss(self, share: float, level: str) -> float:
-        """Of a map of which so many positions have been asked."""
+    def typical_loss(self, share: float, level_loss: float) -> float:
+        """Of a map of which a share of the positions has been asked; `level_loss` as for `share_needed`."""
         constant, slope = self.lattice
-        return self.level_loss(level) + (math.exp(constant + slope * share) if share < 1 else 0.0)
+        return level_loss + (math.exp(constant + slope * share) if share < 1 else 0.0)
 
     def level_loss(self, level: str) -> float:
-        """Of a map of which all positions have been asked; 0 for exact answers, and 1 for what has not been seen."""
+        """The hope for a level; 0 for exact answers, and 1 for what has not been seen."""
         return 0.0 if level == "exact" else self.levels.get(level, 1.0)
 
 
+def _between(value: float, pairs: Sequence[tuple[float, float]]) -> float:
+    """What belongs to a value: between known pairs linear in logarithms, beyond them in proportion."""
+    known, found = ([math.log(one) for one in column] for column in zip(*pairs, strict=True))
+    wanted = math.log(max(value, 1e-12))
+    beyond = wanted - min(max(wanted, known[0]), known[-1])
+    return math.exp(float(np.interp(wanted, known, found)) + beyond)
+
+
 UNTUNED = Calibration(
-    scale=0.16,
-    power=0.83,
-    asked=-0.956,
-    margin=1.29,
-    lattice=(-0.918, -4.225),
+    scale=0.0419,
+    power=0.84,
+    asked=-0.65,
+    promises=((0.0135, 0.02), (0.0392, 0.05), (0.0655, 0.1), (0.0859, 0.15), (0.12, 0.2)),
+    lattice=(-1.42, -4.55),
     levels={
-        "tau 0.4": 0.18,
-        "tau 0.5": 0.073,
-        "tau 0.6": 0.05,
-        "tau 0.75": 0.017,
-        "int8 tau 0.4": 0.2,
-        "int8 tau 0.5": 0.1,
-        "int8 tau 0.6": 0.08,
-        "int8 tau 0.75": 0.05,
-        "int8": 0.04,
+        "tau 0.4": 0.0731,
+        "tau 0.5": 0.0118,
+        "tau 0.6": 0.00223,
+        "tau 0.75": 0.000102,
+        "int8 tau 0.4": 0.087,
+        "int8 tau 0.5": 0.0312,
+        "int8 tau 0.6": 0.00973,
+        "int8 tau 0.75": 0.00346,
+        "int8": 0.00141,
     },
-    images=26,
+    images=38,
 )
 """For models that have not been tuned; made by `python bench/quality/calibrate.py`."""

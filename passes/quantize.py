@@ -13,7 +13,6 @@ Weights have a scale for each output channel. Nothing is calibrated on pictures 
 """
 
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -22,16 +21,12 @@ import onnx_graphsurgeon as gs
 from krypton_onnx.passes import network
 from krypton_onnx.passes.flops import flops
 from krypton_onnx.passes.network import Network, static_shape, values
-
-MARGIN = 1.1
-"""Over the largest number of the image's own run, for what occlusions make larger."""
+from krypton_onnx.passes.ranges import SIGNED, TINY, Ranges, Scale
 
 LEAST_SHARE = 0.5
 """Of the arithmetic of a model's convolutions that must run in bytes for this to be worth it."""
 
-_SIGNED = 128
 _WEIGHT_MOST = 127
-_TINY = 1e-12
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,37 +42,20 @@ class Quantized:
     ranges: gs.Graph
 
 
-@dataclass(slots=True, eq=False)
-class _Scale:
-    """The scale that several tensors share.
-
-    Attributes:
-        name: of the graph's input.
-        tensors: names, in the model, of those whose range it covers.
-        zero: their zero point.
-        most: the largest number that they can have, if that is known.
-    """
-
-    name: str
-    tensors: list[str]
-    zero: int
-    most: float | None = None
-
-
 @dataclass(slots=True)
 class _Choice:
     """Which tensors are kept in bytes, by which scale, and which nodes compute in bytes, by their results' names."""
 
-    scales: dict[str, _Scale] = field(default_factory=dict)
+    scales: dict[str, Scale] = field(default_factory=dict)
     nodes: set[str] = field(default_factory=set)
 
     def keep(self, tensor: gs.Tensor) -> None:
         """Give a tensor a scale of its own, if it has none."""
         producer = tensor.inputs[0] if tensor.inputs else None
         most = _largest(producer)
-        zero = 0 if most is not None else _SIGNED
+        zero = 0 if most is not None else SIGNED
         if tensor.name not in self.scales:
-            self.scales[tensor.name] = _Scale(f"int8/{tensor.name}/scale", [tensor.name], zero, most)
+            self.scales[tensor.name] = Scale(f"int8/{tensor.name}/scale", [tensor.name], zero, most)
 
     def share(self, names: list[str], result: str) -> None:
         """Give these tensors, and what is joined of them, one scale."""
@@ -103,7 +81,7 @@ def quantized(net: Network) -> Quantized | None:
     work = math.fsum(flops(node) for node in convolutions)
     if math.fsum(flops(n) for n in convolutions if n.outputs[0].name in choice.nodes) < max(1, LEAST_SHARE * work):
         return None
-    ranges = _Ranges(net.graph.copy())
+    ranges = Ranges(net.graph.copy())
     writer = _Writer(graph, choice, ranges)
     for node in list(graph.nodes):
         if node.outputs and node.outputs[0].name in choice.nodes:
@@ -175,7 +153,7 @@ def _largest(node: gs.Node | None) -> float | None:
 class _Writer:
     """Puts nodes that compute in bytes in the place of others."""
 
-    def __init__(self, graph: gs.Graph, choice: _Choice, ranges: "_Ranges") -> None:
+    def __init__(self, graph: gs.Graph, choice: _Choice, ranges: Ranges) -> None:
         self._graph, self._choice, self._ranges = graph, choice, ranges
         self._taken = network.Names(graph)
         self._bytes: dict[str, gs.Variable] = {}
@@ -219,7 +197,7 @@ class _Writer:
     def _convolve(self, node: gs.Node, target: gs.Tensor) -> None:
         source, weights = node.inputs[0], np.asarray(values(node.inputs[1]), np.float32)
         scales = (
-            np.maximum(np.abs(weights).reshape(len(weights), -1).max(axis=1), _TINY).astype(np.float32) / _WEIGHT_MOST
+            np.maximum(np.abs(weights).reshape(len(weights), -1).max(axis=1), TINY).astype(np.float32) / _WEIGHT_MOST
         )
         rounded = np.rint(weights / scales[:, None, None, None]).astype(np.int8)
         bias = network.input_or_none(node, 2)
@@ -274,56 +252,4 @@ class _Writer:
         self._graph.nodes.append(gs.Node(op, made.name, attrs or {}, inputs, [made]))
         if not isinstance(result, str):
             self._bytes[name] = made
-        return made
-
-
-class _Ranges:
-    """The graph that computes scales and biases from the image."""
-
-    def __init__(self, graph: gs.Graph) -> None:
-        self._graph, self._taken = graph, network.Names(graph)
-        self._tensors = graph.tensors()
-        self._made: dict[str, gs.Variable] = {}
-
-    def add_scale(self, scale: _Scale) -> gs.Variable:
-        """The largest number of its tensors, over the largest byte."""
-        if scale.name not in self._made:
-            reach = [self._reach(name, signed=scale.zero > 0) for name in dict.fromkeys(scale.tensors)]
-            most = reach[0] if len(reach) == 1 else self._emit("Max", reach)
-            wide = self._emit("Mul", [most, self._number(MARGIN)])
-            if scale.most is not None and math.isfinite(scale.most):
-                wide = self._emit("Min", [wide, self._number(scale.most)])
-            steps = 255 if scale.zero == 0 else _SIGNED - 1
-            self._emit("Max", [self._emit("Mul", [wide, self._number(1 / steps)]), self._number(_TINY)], scale.name, [])
-        return self._made[scale.name]
-
-    def add_bias(self, name: str, in_weight_units: np.ndarray, source: _Scale) -> None:
-        """A bias in units of the products of weights and inputs."""
-        units = network.constant(self._taken.fresh(f"{name}/of_weights"), in_weight_units.astype(np.float32))
-        rounded = self._emit("Round", [self._emit("Div", [units, self.add_scale(source)])])
-        made = gs.Variable(self._taken.fresh(name), np.dtype(np.int32), [len(in_weight_units)])
-        self._graph.nodes.append(gs.Node("Cast", made.name, {"to": network.element_type(np.int32)}, [rounded], [made]))
-        self._made[name] = made
-
-    def finished(self) -> gs.Graph:
-        """The graph."""
-        self._graph.outputs = list(self._made.values())
-        self._graph.name = "ranges"
-        self._graph.cleanup(remove_unused_graph_inputs=False).toposort()
-        return self._graph
-
-    def _reach(self, name: str, *, signed: bool) -> gs.Variable:
-        tensor = self._tensors[name]
-        return self._emit("ReduceMax", [self._emit("Abs", [tensor]) if signed else tensor], keepdims=0)
-
-    def _number(self, value: float) -> gs.Constant:
-        return network.constant(self._taken.fresh("number"), np.array(value, np.float32))
-
-    def _emit(
-        self, op: str, inputs: Iterable[gs.Tensor], name: str | None = None, shape: object = None, **attrs: object
-    ) -> gs.Variable:
-        made = gs.Variable(self._taken.fresh(name or f"ranges/{op.lower()}"), np.dtype(np.float32), shape)
-        self._graph.nodes.append(gs.Node(op, made.name, attrs, list(inputs), [made]))
-        if name is not None:
-            self._made[name] = made
         return made

@@ -6,6 +6,7 @@ from functools import lru_cache, partial
 from itertools import chain, groupby
 from operator import attrgetter
 from pathlib import Path
+from threading import Lock
 
 import numpy as np
 import onnxruntime as ort
@@ -40,37 +41,79 @@ class Resources:
     budget: int | None
 
 
+@dataclass(frozen=True, slots=True)
+class _Engines:
+    """The loaded graphs; see `Files`."""
+
+    ranges: Engine | None
+    base: Engine
+    incremental: Engine
+    tail: Engine | None
+
+
 class Driver:
-    """One variant's graphs, ready to be asked. Immutable; threads may share it.
+    """One variant's graphs, which are loaded when they are first needed. Threads may share it.
 
     Args:
         folder: the artifact's.
         files: the graphs' names in it.
         plan: the variant's.
         resources: to run on.
+        like: another variant's driver, whose tail is this one's as well if they are the same.
 
     Raises:
-        KryptonError: ONNX Runtime refuses a graph, or the budget is too small for one query.
+        KryptonError: the budget is too small for one query.
     """
 
-    def __init__(self, folder: Path, files: Files, plan: Plan, resources: Resources) -> None:
+    def __init__(
+        self, folder: Path, files: Files, plan: Plan, resources: Resources, like: "Driver | None" = None
+    ) -> None:
         self.plan = plan
         self._ragged = ragged_names(plan)
         self._workers = resources.workers
         self._ways = lru_cache(maxsize=16)(partial(_way, plan, resources.budget, resources.workers))
         _way(plan, resources.budget, 1, plan.patch, plan.tau)  # refuse too small a budget before any work
-        options, providers = resources.options, resources.providers
-        own = options or quiet_options(resources.cores // resources.workers)
-        quick = options or quiet_options(resources.cores)
-        self._ranges = None if files.ranges is None else Engine(folder / files.ranges, providers, quick)
-        self._base = Engine(folder / files.base, providers, quick)
-        self._incremental = Engine(folder / files.incremental, providers, own)
-        self._tail = None if plan.tail is None else Engine(folder / files.tail, providers, own)
+        self._folder, self._files, self._resources, self._like = folder, files, resources, like
+        self._engines: _Engines | None = None
+        self._opening = Lock()
+
+    def open(self) -> "_Engines":
+        """Load the graphs, if they are not loaded yet.
+
+        Raises:
+            KryptonError: ONNX Runtime refuses a graph.
+        """
+        with self._opening:
+            if self._engines is None:
+                self._engines = self._opened()
+            return self._engines
+
+    def _opened(self) -> "_Engines":
+        resources, files = self._resources, self._files
+        own = resources.options or quiet_options(resources.cores // resources.workers)
+        quick = resources.options or quiet_options(resources.cores)
+
+        def engine(name: str, options: ort.SessionOptions) -> Engine:
+            return Engine(self._folder / name, resources.providers, options)
+
+        return _Engines(
+            ranges=None if files.ranges is None else engine(files.ranges, quick),
+            base=engine(files.base, quick),
+            incremental=engine(files.incremental, own),
+            tail=None if self.plan.tail is None else self._shared_tail() or engine(files.tail, own),
+        )
+
+    def _shared_tail(self) -> Engine | None:
+        """The other driver's, if both are the same graph: its weights are many, and need not be loaded twice."""
+        if self._like is None or self._like.plan.tail is None:
+            return None
+        mine, other = (self._folder / files.tail for files in (self._files, self._like._files))
+        return self._like.open().tail if mine.read_bytes() == other.read_bytes() else None
 
     @property
     def output_names(self) -> tuple[str, ...]:
         """Of the incremental graph: the model's but for the tail's, then windows, then what the tail takes."""
-        return self._incremental.outputs
+        return self.open().incremental.outputs
 
     def materialize(self, image: Array, inputs: Mapping[str, Array]) -> Base:
         """Run the base graph on one image and keep its views.
@@ -80,10 +123,11 @@ class Driver:
             inputs: the model's other inputs by name, in full shape.
         """
         given = {self.plan.image.name: image[None], **inputs}
-        if self._ranges is not None:
-            found = zip(self._ranges.outputs, self._ranges.run(given), strict=True)
+        engines = self.open()
+        if engines.ranges is not None:
+            found = zip(engines.ranges.outputs, engines.ranges.run(given), strict=True)
             inputs = {**inputs, **dict(found)}
-        results = zip(self.plan.views, self._base.run({**given, **inputs}), strict=True)
+        results = zip(self.plan.views, engines.base.run({**given, **inputs}), strict=True)
         views = {view.name: result.reshape(-1, view.channels) for view, result in results}
         return Base(self.plan, image, inputs, views, self._base_outputs)
 
@@ -165,7 +209,7 @@ class Driver:
         self, base: Base, group: Sequence[Batch], content: Content, wanted: Mapping[str, str]
     ) -> list[Outputs]:
         """Outputs of the batches of one group, one after another, and of the tail for all of them at once."""
-        tail = self.plan.tail
+        tail, engines = self.plan.tail, self.open()
         late = {name: source for name, source in wanted.items() if tail is not None and source in tail.outputs}
         between = tail.inputs if tail is not None and late else ()
         early = {name: source for name, source in wanted.items() if name not in late}
@@ -173,15 +217,15 @@ class Driver:
         handed: list[list[Array]] = []
         for batch in group:
             feed = self.feed(base, batch, content(batch.queries))
-            results = self._incremental.run(feed, [*early.values(), *between])
+            results = engines.incremental.run(feed, [*early.values(), *between])
             answers.append(self._named(early, results[: len(early)]))
             handed.append(results[len(early) :])
-        if self._tail is None or not late:
+        if engines.tail is None or not late:
             return answers
         feed = {name: np.concatenate(parts) for name, *parts in zip(between, *handed, strict=True)}
         places = np.cumsum([len(batch.queries) for batch in group])[:-1]
         del handed
-        for name, values in zip(late, self._tail.run(feed, list(late.values())), strict=True):
+        for name, values in zip(late, engines.tail.run(feed, list(late.values())), strict=True):
             for outputs, part in zip(answers, np.split(values, places), strict=True):
                 outputs[name] = part
         return [{name: outputs[name] for name in wanted} for outputs in answers]

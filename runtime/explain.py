@@ -103,9 +103,8 @@ def levels_of(session: "Session", base: Base) -> list[Level]:
     if session.capped is not None:
         found += [_level(session, base, tau) for tau in TAUS]
     if session.int8 is not None:
-        made = base.variant(session.int8)
-        found += [Level(f"int8 tau {tau:g}", session.int8, made, tau) for tau in TAUS]
-        found.append(Level("int8", session.int8, made, 1.0))
+        found += [Level(f"int8 tau {tau:g}", session.int8, base, tau) for tau in TAUS]
+        found.append(Level("int8", session.int8, base, 1.0))
     return [*found, _level(session, base, 1.0)]
 
 
@@ -114,7 +113,7 @@ def _level(session: "Session", base: Base, tau: float) -> Level:
     capped = session.capped if tau < 1 else None
     if capped is None:
         return Level(EXACT, session.exact, base, 1.0)
-    return Level(f"tau {tau:g}", capped, base.variant(capped), float(tau))
+    return Level(f"tau {tau:g}", capped, base, float(tau))
 
 
 def _last(drafts: Iterator[Draft]) -> Draft:

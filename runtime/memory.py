@@ -58,7 +58,7 @@ def lanes(
     most = max(1, min(int(plan.batch / work), MOST_CELLS // (patch[0] * patch[1])))
     if budget is None:
         return Lanes(workers, most, max(most, plan.tail.batch) if plan.tail else most)
-    held = _views(plan)
+    held = view_bytes(plan)
     per_query = max(1.0, plan.memory.dense + plan.memory.window * growth)
     handed = 2 * plan.tail.memory if plan.tail else 0  # as they come, and joined
     needed = ALLOCATOR_OVERHEAD * max(plan.memory.base, held + plan.memory.fixed + per_query + handed)
@@ -90,7 +90,8 @@ def _outputs(plan: Plan) -> int:
     return sum(math.prod(extent or 1 for extent in o.shape) * np.dtype(o.dtype).itemsize for o in plan.outputs)
 
 
-def _views(plan: Plan) -> int:
+def view_bytes(plan: Plan) -> int:
+    """What the views of one image take."""
     return sum(v.rows * v.cols * v.channels * np.dtype(v.dtype).itemsize for v in plan.views)
 
 

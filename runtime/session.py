@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from threading import Lock
+from dataclasses import replace
 from typing import Literal, overload
 
 import numpy as np
@@ -20,6 +20,7 @@ from krypton_onnx.runtime.base import Base, Output, Outputs
 from krypton_onnx.runtime.driver import Driver, Resources
 from krypton_onnx.runtime.engine import Provider, workers_for
 from krypton_onnx.runtime.explain import explain, explain_progressively
+from krypton_onnx.runtime.memory import view_bytes
 from krypton_onnx.runtime.outputs import Regions, gathered_regions, no_answers, region_windows
 from krypton_onnx.runtime.questions import Edge, Pair, Question, pair
 from krypton_onnx.runtime.side_by_side import available_cores
@@ -41,6 +42,12 @@ class Session:
         threads: cores to use, by default all that this process may, with `session_options` one. On the CPU a batch
             runs on one thread, and as many batches side by side: so no thread ever waits for another within a batch.
 
+    Attributes:
+        artifact: as opened.
+        exact: the driver of exact answers.
+        capped: of the variant whose windows may be cut; None if the artifact has none.
+        int8: of the one that computes in bytes and whose windows may be cut, likewise.
+
     Raises:
         KryptonError: the artifact is not whole, ONNX Runtime refuses it, or the budget is too small for one query.
     """
@@ -60,31 +67,25 @@ class Session:
         workers = workers_for(cores, providers, session_options)
         self._resources = Resources(providers, session_options, cores, workers, budget)
         self.exact = Driver(self.artifact.folder, EXACT_FILES, self.plan, self._resources)
-        self._variants: dict[Files, Driver] = {}
-        self._opening = Lock()
+        self.exact.open()
+        self.capped = self._variant(CAPPED_FILES, self.plan.capped)
+        self.int8 = self._variant(INT8_FILES, self.plan.int8)
 
     @property
     def plan(self) -> Plan:
         """What the compiler decided."""
         return self.artifact.plan
 
-    @property
-    def capped(self) -> Driver | None:
-        """The variant whose windows may be cut, opened when first asked for; None if the artifact has none."""
-        return self._variant(CAPPED_FILES, self.plan.capped)
-
-    @property
-    def int8(self) -> Driver | None:
-        """The variant that computes in bytes and whose windows may be cut, likewise."""
-        return self._variant(INT8_FILES, self.plan.int8)
-
     def _variant(self, files: Files, plan: Plan | None) -> Driver | None:
         if plan is None:
             return None
-        with self._opening:
-            if files not in self._variants:
-                self._variants[files] = Driver(self.artifact.folder, files, plan, self._resources)
-            return self._variants[files]
+        resources, budget = self._resources, self._resources.budget
+        if budget is not None:
+            resources = replace(resources, budget=max(0, budget - view_bytes(self.plan)))  # those stay beside its own
+        try:
+            return Driver(self.artifact.folder, files, plan, resources, like=self.exact)
+        except KryptonError:  # the budget has no room for it: approximate heatmaps then do without
+            return None
 
     # -------------------------------------------------------------------------------------------- base run
 

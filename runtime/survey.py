@@ -31,14 +31,19 @@ class Level:
     Attributes:
         name: ``exact``, ``tau 0.5``, ``int8``, ``int8 tau 0.5``.
         driver: of the variant.
-        base: its own run of the image.
+        image: the exact variant's run of the image.
         tau: the share of a map's rows, and columns, that a window may have; 1 for all that can change.
     """
 
     name: str
     driver: "Driver"
-    base: Base
+    image: Base
     tau: float
+
+    @property
+    def base(self) -> Base:
+        """The variant's own run of the image."""
+        return self.image.variant(self.driver)
 
     @property
     def exact(self) -> bool:
@@ -123,9 +128,11 @@ class Survey:
         spent, plan = self.spent.setdefault(level.name, Spent()), level.driver.plan
         flops = np.array([window.flops for window in plan.windows], np.int64)
         content = self.shown.content(places, self.question.patch)
+        # What a variant makes of the image itself, it makes of every query.
+        offset = 0.0 if level.exact else (self.own - self.score.of(level.base.outputs)[0]).reshape(-1)
         batches = level.driver.batches(places, self.question.patch, level.tau)
         for batch, outputs in level.driver.run(level.base, batches, content):
-            scores[batch.queries] = self.score.of(outputs).reshape(len(batch.queries), -1)
+            scores[batch.queries] = self.score.of(outputs).reshape(len(batch.queries), -1) + offset
             spent.queries += len(batch.queries)
             spent.seconds += batch.seconds
             spent.flops += len(batch.queries) * int(flops @ batch.window_sizes.prod(axis=1) + plan.dense_flops)

@@ -321,11 +321,11 @@ def test_more_is_promised_for_less_loss_and_for_more_answers():
 def test_levels_are_expected_to_need_more_answers_the_more_they_lose():
     known = calibration.UNTUNED
     levels = sorted([*known.levels, "exact"], key=known.level_loss)
-    shares = [known.share_needed(0.9, level) for level in levels]
+    shares = [known.share_needed(0.9, known.level_loss(level)) for level in levels]
     assert levels[0] == "exact"
     assert shares == sorted(shares)
     assert 0 < shares[0] < 1
-    assert known.share_needed(0.9, "never seen") == np.inf
+    assert known.share_needed(0.9, known.level_loss("never seen")) == np.inf
 
 
 # ---------------------------------------------------------------------------------------------- mistakes
@@ -362,3 +362,13 @@ def test_a_mode_is_a_mode(demo):
         session.explain(image, mode="fast")
     with pytest.raises(kx.KryptonError, match=r"mode must be krypton_onnx\.Exact"):
         list(session.explain_progressively(image, mode=0.9))
+
+
+def test_a_budget_without_room_for_cheap_levels_leaves_the_exact_one(demo):
+    session, (image, *_) = demo
+    with pytest.raises(kx.KryptonError, match="needs") as error:
+        kx.Session(session.artifact, memory_budget=1)
+    least = float(str(error.value).split("needs ")[1].split(" MB")[0])
+    tight = kx.Session(session.artifact, memory_budget=int(least * 1.02e6))
+    assert tight.capped is None
+    assert ask(tight, image, kx.Approximate()).record["approximation"]["level"] == "exact"

@@ -82,11 +82,10 @@ def test_batches_of_a_group_share_a_run(artifact: kx.Artifact, monkeypatch: pyte
     assert artifact.plan.tail is not None
     assert max(counts) <= artifact.plan.tail.batch
     runs = []
-    assert session.exact._tail is not None
-    run = session.exact._tail.run
-    monkeypatch.setattr(
-        session.exact._tail, "run", lambda feed, names: (runs.append(len(feed["flat"])), run(feed, names))[1]
-    )
+    tail = session.exact.open().tail
+    assert tail is not None
+    run = tail.run
+    monkeypatch.setattr(tail, "run", lambda feed, names: (runs.append(len(feed["flat"])), run(feed, names))[1])
     outputs = session.infer(base, origins, np.zeros((3, 4, 4), np.float32))["y"]
     assert sorted(runs) == sorted(counts)
     alone = session.infer(base, origins[[3, 400]], np.zeros((3, 4, 4), np.float32))["y"]

@@ -46,8 +46,8 @@ def tune(model: Path, pictures: tuple[Path, ...], **options: Any) -> None:
     question = Question("top", options["patch"], options["stride"], seen[0].fill(fill), "cover", None, None)
     tensors = tqdm((one.tensor for one in seen), total=len(seen), unit="picture", disable=None)
     calibration = tuned(artifact, tensors, question)
-    report = {"artifact": str(model), "pictures": len(pictures), "margin": calibration.margin}
+    report = {"artifact": str(model), "pictures": len(pictures), "promises": calibration.promises}
     if options["as_json"]:
         say_json(report)
     else:
-        click.echo(f"Tuned {model} on {len(pictures)} pictures: margin {calibration.margin:.2f} (1.29 untuned)")
+        click.echo(f"Tuned {model} on {len(pictures)} pictures of its kind; 'explain --approximate' relies on them now")

@@ -53,6 +53,7 @@ class Anchors:
         self._survey, self._exact = survey, exact
         self.probes = np.random.default_rng(seed).permutation(len(survey.places))[:count]
         self._places = self.probes
+        self._kernels = np.zeros((len(survey.places), 0))
 
     def truth(self, positions: Integers) -> Floats:
         """Exact scores, [n, T]."""
@@ -65,8 +66,9 @@ class Anchors:
         truth, flat = self.truth(self._places), maps.reshape(-1, maps.shape[2])
         errors = truth - flat[self._places]
         weights, left = self._fit(errors)
-        everywhere = self._alike(np.arange(len(flat)), self._places)
-        corrected = flat + everywhere @ weights
+        new = self._places[self._kernels.shape[1] :]
+        self._kernels = np.concatenate([self._kernels, self._alike(np.arange(len(flat)), new)], axis=1)
+        corrected = flat + self._kernels @ weights
         corrected[self._places] = truth
         probed = left[: len(self.probes)]
         found = check(corrected.reshape(maps.shape), probed, self.probes) if len(probed) else None

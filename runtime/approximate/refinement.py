@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from krypton_onnx.calibration import Calibration
 from krypton_onnx.errors import KryptonError
 from krypton_onnx.runtime.approximate.anchors import PEAK, Anchors, Judged, around_lowest
+from krypton_onnx.runtime.approximate.choice import Choice
 from krypton_onnx.runtime.approximate.lattice import Lattice
 from krypton_onnx.runtime.approximate.quality import (
     PROBES,
@@ -85,15 +86,22 @@ def until_good(
         yield everything(survey, levels[-1])
         return
     anchors = Anchors(survey, levels[-1], PROBES, seed)
+    choice = Choice(anchors, calibration, lambda level: _outline(survey, level))
+
+    def cost(level: Level) -> float:
+        share = calibration.share_needed(target, choice.loss(level))
+        if share > 1 and not level.exact:
+            return math.inf
+        return _query_seconds(level, survey) * min(share, 1.0)
+
     left = list(levels)
     while True:
-        level = _cheapest(survey, left, calibration, target)
+        level = choice.best(left, cost)
         for draft in _promised(survey, level, anchors, target, calibration):
             yield draft
             if draft.done:
                 return
-        worst = calibration.level_loss(level.name)
-        left = [other for other in left if calibration.level_loss(other.name) < worst]
+        left = [other for other in left if choice.loss(other) < choice.loss(level)]
 
 
 def _promised(
@@ -157,8 +165,10 @@ def until_spent(
     affordable = [n for n, share in enumerate(shares) if share * count >= coarsest]
     if not affordable:
         raise TooFastError(coarsest * min(costs) + anchored)
-    number = min(affordable, key=lambda n: calibration.typical_loss(min(shares[n], 1.0), levels[n].name))
-    level = levels[number]
+    choice = Choice(anchors, calibration, lambda level: _outline(survey, level))
+    shares_of = {levels[n].name: min(shares[n], 1.0) for n in affordable}
+    within = [levels[n] for n in affordable]
+    level = choice.best(within, lambda level: calibration.typical_loss(shares_of[level.name], choice.loss(level)))
 
     def room() -> int:
         spent = sum(one.seconds for one in survey.spent.values())
@@ -177,18 +187,6 @@ def _drafted(judged: Judged, level: Level, share: float, calibration: Calibratio
     bound = None if judged.check is None else calibration.ssim_bound(judged.check.loss, share)
     scores = judged.maps.reshape(-1, judged.maps.shape[2])
     return Draft(scores, level.name, share, judged.check, bound, done)
-
-
-def _cheapest(survey: Survey, levels: Sequence[Level], calibration: Calibration, target: float) -> Level:
-    """The level that is expected to keep a promise soonest; the exact one if no other is expected to."""
-
-    def cost(level: Level) -> float:
-        share = calibration.share_needed(target, level.name)
-        if share > 1 and not level.exact:
-            return math.inf
-        return _query_seconds(level, survey) * min(share, 1.0)
-
-    return min(levels, key=cost)
 
 
 class TooFastError(KryptonError):
@@ -225,6 +223,12 @@ def refined(survey: Survey, level: Level, room: Callable[[], int]) -> Iterator[t
         new = np.sort(np.argpartition(-doubt, count - 1)[:count])
         known = known.copy()
         known[new] = True
+
+
+def _outline(survey: Survey, level: Level) -> Floats:
+    """The coarsest map [rows, cols, T]."""
+    scores, _ = next(refined(survey, level, lambda: 0))
+    return as_maps(survey, scores)
 
 
 def _query_seconds(level: Level, survey: Survey) -> float:

@@ -1,0 +1,88 @@
+"""The graph that computes, from an image, the scales and biases by which it is explained in bytes."""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from krypton_onnx.passes import network
+
+MARGIN = 1.1
+"""Over the largest number of the image's own run, for what occlusions make larger."""
+
+SIGNED = 128
+"""Zero point of tensors that can be negative."""
+
+TINY = 1e-12
+"""The least scale: a tensor of zeros has one too."""
+
+
+@dataclass(slots=True, eq=False)
+class Scale:
+    """The scale that several tensors share.
+
+    Attributes:
+        name: of the graph's input.
+        tensors: names, in the model, of those whose range it covers.
+        zero: their zero point.
+        most: the largest number that they can have, if that is known.
+    """
+
+    name: str
+    tensors: list[str]
+    zero: int
+    most: float | None = None
+
+
+class Ranges:
+    """The graph that computes scales and biases from the image."""
+
+    def __init__(self, graph: gs.Graph) -> None:
+        self._graph, self._taken = graph, network.Names(graph)
+        self._tensors = graph.tensors()
+        self._made: dict[str, gs.Variable] = {}
+
+    def add_scale(self, scale: Scale) -> gs.Variable:
+        """The largest number of its tensors, over the largest byte."""
+        if scale.name not in self._made:
+            reach = [self._reach(name, signed=scale.zero > 0) for name in dict.fromkeys(scale.tensors)]
+            most = reach[0] if len(reach) == 1 else self._emit("Max", reach)
+            wide = self._emit("Mul", [most, self._number(MARGIN)])
+            if scale.most is not None and math.isfinite(scale.most):
+                wide = self._emit("Min", [wide, self._number(scale.most)])
+            steps = 255 if scale.zero == 0 else SIGNED - 1
+            self._emit("Max", [self._emit("Mul", [wide, self._number(1 / steps)]), self._number(TINY)], scale.name, [])
+        return self._made[scale.name]
+
+    def add_bias(self, name: str, in_weight_units: np.ndarray, source: Scale) -> None:
+        """A bias in units of the products of weights and inputs."""
+        units = network.constant(self._taken.fresh(f"{name}/of_weights"), in_weight_units.astype(np.float32))
+        rounded = self._emit("Round", [self._emit("Div", [units, self.add_scale(source)])])
+        made = gs.Variable(self._taken.fresh(name), np.dtype(np.int32), [len(in_weight_units)])
+        self._graph.nodes.append(gs.Node("Cast", made.name, {"to": network.element_type(np.int32)}, [rounded], [made]))
+        self._made[name] = made
+
+    def finished(self) -> gs.Graph:
+        """The graph."""
+        self._graph.outputs = list(self._made.values())
+        self._graph.name = "ranges"
+        self._graph.cleanup(remove_unused_graph_inputs=False).toposort()
+        return self._graph
+
+    def _reach(self, name: str, *, signed: bool) -> gs.Variable:
+        tensor = self._tensors[name]
+        return self._emit("ReduceMax", [self._emit("Abs", [tensor]) if signed else tensor], keepdims=0)
+
+    def _number(self, value: float) -> gs.Constant:
+        return network.constant(self._taken.fresh("number"), np.array(value, np.float32))
+
+    def _emit(
+        self, op: str, inputs: Iterable[gs.Tensor], name: str | None = None, shape: object = None, **attrs: object
+    ) -> gs.Variable:
+        made = gs.Variable(self._taken.fresh(name or f"ranges/{op.lower()}"), np.dtype(np.float32), shape)
+        self._graph.nodes.append(gs.Node(op, made.name, attrs, list(inputs), [made]))
+        if name is not None:
+            self._made[name] = made
+        return made
