@@ -6,6 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+LEAST_SHARE = 0.2
+"""Of the positions that must have been asked before anything is promised: fewer, and the probes, can miss a peak.
+Nor is anything promised before so many have been asked as are usually needed (`Calibration.share_needed`)."""
+
 FLOOR = 1e-3
 """Added to the loss at the probes, for they are few."""
 
@@ -18,7 +22,7 @@ class Calibration:
         scale, power, asked: the fit of the loss, ``exp(scale + asked·share) · (loss_at_probes + FLOOR)^power``, where
             `share` of the positions has been asked.
         promises: (expected, allowed) losses, ascending: of other images for which so much was expected when refinement
-            stopped, 96 % had lost no more than was allowed.
+            stopped, 98 % had lost no more than was allowed.
         lattice: (a, b), the typical loss of a map of which a share has been asked, ``exp(a + b·share)``.
         levels: by a level's name, what is lost on easy images where all positions have been asked at it: a hope, by
             which levels are tried.
@@ -80,10 +84,10 @@ def _between(value: float, pairs: Sequence[tuple[float, float]]) -> float:
 
 
 UNTUNED = Calibration(
-    scale=0.0419,
-    power=0.84,
-    asked=-0.65,
-    promises=((0.0135, 0.02), (0.0392, 0.05), (0.0655, 0.1), (0.0859, 0.15), (0.12, 0.2)),
+    scale=0.0251,
+    power=0.894,
+    asked=-0.4,
+    promises=((0.0154, 0.02), (0.045, 0.05), (0.0645, 0.1), (0.0892, 0.15), (0.138, 0.2)),
     lattice=(-1.42, -4.55),
     levels={
         "tau 0.4": 0.0731,

@@ -2,7 +2,7 @@
 
 For each picture the exact map is computed, and the maps that refinement goes through on its way to it, at each level. A
 fit tells what loss goes with what probes see. The margin is a split-conformal quantile: for every picture and level the
-factor on that fit with which refinement would have stopped in time, and of these the one that 96 % keep to, for
+factor on that fit with which refinement would have stopped in time, and of these the one that 98 % keep to, for
 each of several targets.
 """
 
@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from krypton_onnx.artifact import Artifact, rewrite_plan
-from krypton_onnx.calibration import FLOOR, Calibration
+from krypton_onnx.calibration import FLOOR, LEAST_SHARE, Calibration
 from krypton_onnx.errors import KryptonError
 from krypton_onnx.modes import Approximate, Exact, Mode
 from krypton_onnx.runtime.approximate.anchors import Anchors
@@ -32,7 +32,7 @@ TAUS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 1.0)
 TARGETS = (0.8, 0.85, 0.9, 0.95, 0.98)
 """Promises that the margin is made for."""
 
-MISSED = 0.04
+MISSED = 0.02
 """Share of other images on which a promise may be missed."""
 
 FEWEST = 20
@@ -93,7 +93,7 @@ def calibrated(images: Sequence[Sequence[Sight]]) -> Calibration:
         images: the sights of each.
     """
     all_ = [sight for image in images for sight in image]
-    fitted = [s for s in all_ if _FIT[0] < s.true < _FIT[1]]
+    fitted = [s for s in all_ if _FIT[0] < s.true < _FIT[1] and s.share >= LEAST_SHARE]
     if len(fitted) < 10:
         raise KryptonError(
             "The approximate maps of these pictures differ too little from the exact ones to learn from: give others."
@@ -121,7 +121,7 @@ def _margin(fit: Calibration, images: Sequence[Sequence[Sight]], allowed: float)
 def _margins(fit: Calibration, image: Sequence[Sight], allowed: float) -> Iterator[float]:
     """The factors with which refinement would have stopped in time on this image, at every level."""
     for level in {sight.level for sight in image}:
-        early = [s for s in image if s.level == level and s.true > allowed]
+        early = [s for s in image if s.level == level and s.true > allowed and s.share >= LEAST_SHARE]
         yield _MORE * max((allowed / fit.expected(s.loss, s.share) for s in early), default=1.0)
 
 

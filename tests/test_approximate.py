@@ -13,6 +13,7 @@ from krypton_onnx.models.digits import digit_scene
 from krypton_onnx.modes import DrillDown
 from krypton_onnx.runtime.approximate import anchors as anchoring
 from krypton_onnx.runtime.approximate import lattice as lattices
+from krypton_onnx.runtime.approximate import refinement
 from krypton_onnx.runtime.approximate.anchors import Anchors, around_lowest
 from krypton_onnx.runtime.approximate.lattice import Lattice
 from krypton_onnx.runtime.approximate.quality import ssim, structural_loss
@@ -21,6 +22,12 @@ from krypton_onnx.runtime.questions import Question
 from krypton_onnx.runtime.survey import Survey
 
 FILES = resources.files("krypton_onnx.models")
+
+
+@pytest.fixture(autouse=True)
+def whatever_it_takes(monkeypatch):
+    """The demo model is so small that exact answers would be sooner there."""
+    monkeypatch.setattr(refinement, "QUICK_SECONDS", 0.0)
 
 
 @pytest.fixture(scope="module")
@@ -372,3 +379,10 @@ def test_a_budget_without_room_for_cheap_levels_leaves_the_exact_one(demo):
     tight = kx.Session(session.artifact, memory_budget=int(least * 1.02e6))
     assert tight.capped is None
     assert ask(tight, image, kx.Approximate()).record["approximation"]["level"] == "exact"
+
+
+def test_what_is_soon_answered_exactly_is(demo, monkeypatch):
+    session, (image, *_) = demo
+    monkeypatch.setattr(refinement, "QUICK_SECONDS", 1.0)
+    found = ask(session, image, kx.Approximate())
+    np.testing.assert_array_equal(found.scores, ask(session, image, kx.Exact()).scores)

@@ -11,7 +11,7 @@ from krypton_onnx.runtime.approximate.anchors import Anchors
 from krypton_onnx.runtime.approximate.quality import Floats
 from krypton_onnx.runtime.survey import Level
 
-ROUGH = 0.6
+ROUGH = 0.4
 """The loss by a whole map, over that by an outline, which is smoother, so that the same errors seem to matter more."""
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from krypton_onnx.calibration import Calibration
+from krypton_onnx.calibration import LEAST_SHARE, Calibration
 from krypton_onnx.errors import KryptonError
 from krypton_onnx.runtime.approximate.anchors import PEAK, Anchors, Judged, around_lowest
 from krypton_onnx.runtime.approximate.choice import Choice
@@ -25,6 +25,9 @@ GROWTH = 0.35
 
 LEAST_STEP = 0.025
 """The same at the least, over all positions."""
+
+QUICK_SECONDS = 0.15
+"""Exact answers that are predicted to take less, on one core, are sooner asked than spared."""
 
 NEAR_PEAK = 2
 """Rows and columns around the largest drop that are asked whatever the doubt."""
@@ -82,7 +85,7 @@ def until_good(
         calibration: what makes a promise of probes.
         seed: of the probes' positions.
     """
-    if not is_worth_it(survey):
+    if not is_worth_it(survey) or _query_seconds(levels[-1], survey) * len(survey.places) < QUICK_SECONDS:
         yield everything(survey, levels[-1])
         return
     anchors = Anchors(survey, levels[-1], PROBES, seed)
@@ -108,7 +111,7 @@ def _promised(
     survey: Survey, level: Level, anchors: Anchors, target: float, calibration: Calibration
 ) -> Iterator[Draft]:
     """Refine at one level; the last map is done, or nothing that this level gives would be good enough."""
-    missing = 1.0
+    missing, least = 1.0, max(LEAST_SHARE, min(calibration.share_needed(target, 0.0), 1.0))
 
     def room() -> int:
         return int(missing * len(survey.places))
@@ -121,15 +124,15 @@ def _promised(
         if not level.exact and calibration.ssim_bound(anchors.loss_at_best(level, maps), 1.0) < target:
             return
         judged = anchors.judged(maps)
-        peak_known = known[around_lowest(maps, NEAR_PEAK)].all()
-        if (bound := _bound(judged, share, calibration)) >= target and peak_known:
+        enough = share >= least and known[around_lowest(maps, NEAR_PEAK)].all()
+        if (bound := _bound(judged, share, calibration)) >= target and enough:
             judged = anchors.settle(maps)
             bound = _bound(judged, share, calibration)
-        done = bound >= target and bool(peak_known)
+        done = bound >= target and bool(enough)
         yield Draft(judged.maps.reshape(scores.shape), level.name, share, judged.check, bound, done)
         if done:
             return
-        missing = max(calibration.share_missing(bound, target), LEAST_STEP)
+        missing = max(calibration.share_missing(bound, target), least - share, LEAST_STEP)
 
 
 def _bound(judged: Judged, share: float, calibration: Calibration) -> float:
