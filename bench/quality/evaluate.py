@@ -116,9 +116,10 @@ class Bench:
         driver = self.session.int8
         assert driver is not None, f"{self.model.name} has no variant in bytes"
         with Survey(self.session.materialize(image), question(self.model), progress=False) as survey:
-            level = Level(f"int8 tau {tau:g}", driver, survey.base.variant(driver), tau)
-            *_, draft = drilled_down(survey, level, OCT_DRILL_DOWN)
-            return survey.heatmap(draft.scores, {}, done=True)
+            base = survey.base.variant(driver)
+            *_, draft = drilled_down(survey, Level(f"int8 tau {tau:g}", driver, base, tau), OCT_DRILL_DOWN)
+            shift = survey.own - survey.score.of(base.outputs)[0]  # drops are from what bytes give for the image itself
+            return survey.heatmap(draft.scores + shift, {}, done=True)
 
 
 def measured(heatmap: kx.Heatmap, exact: kx.Heatmap) -> Measures:
