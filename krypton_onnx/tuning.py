@@ -190,7 +190,12 @@ def krypton_tau(
         maps = (explain(session, base, question, mode, False).scores.astype(np.float64) for mode in modes)
         exact = next(maps)
         found.append([ssim(cut, exact) for cut in maps])
-    parabola = np.polynomial.Polynomial.fit(taus, np.mean(found, axis=0), deg=2)
+    return parabola_tau(taus, [float(mean) for mean in np.mean(found, axis=0)], target)
+
+
+def parabola_tau(taus: Sequence[float], ssims: Sequence[float], target: float) -> float:
+    """The smallest tau, in hundredths, at which a parabola through SSIMs reaches a target; 1 if it never does."""
+    parabola = np.polynomial.Polynomial.fit(taus, ssims, deg=2)
     tried = np.arange(math.ceil(min(taus) * 100), 101) / 100
     enough = tried[parabola(tried) >= target]
     return float(enough[0]) if len(enough) else 1.0

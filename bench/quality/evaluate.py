@@ -22,7 +22,7 @@ from statistics import median
 import numpy as np
 from calibrate import LEAST_RANGE, pictures_for, question
 from measures import Measures, compare
-from methods import TAUS, TUNED_FOR, Method, all_methods, krypton_tau
+from methods import TAUS, TUNED_FOR, Method, all_methods
 from numpy.typing import NDArray
 from pareto import Found, OctResult, Sample, SubjectResult, read, write
 from subjects import NAMES, Floats, Subject, subject
@@ -35,6 +35,7 @@ from krypton_onnx.runtime.engine import quiet_options
 from krypton_onnx.runtime.explain import levels_of
 from krypton_onnx.runtime.side_by_side import available_cores
 from krypton_onnx.runtime.survey import Level, Survey
+from krypton_onnx.tuning import parabola_tau
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 
@@ -116,15 +117,14 @@ class Bench:
         driver = self.session.int8
         assert driver is not None, f"{self.model.name} has no variant in bytes"
         with Survey(self.session.materialize(image), question(self.model), progress=False) as survey:
-            base = survey.base.variant(driver)
-            *_, draft = drilled_down(survey, Level(f"int8 tau {tau:g}", driver, base, tau), OCT_DRILL_DOWN)
-            shift = survey.own - survey.score.of(base.outputs)[0]  # drops are from what bytes give for the image itself
-            return survey.heatmap(draft.scores + shift, {}, done=True)
+            level = Level(f"int8 tau {tau:g}", driver, survey.base, tau)
+            *_, draft = drilled_down(survey, level, OCT_DRILL_DOWN)
+            return survey.heatmap(draft.scores, {}, done=True)
 
 
 def measured(heatmap: kx.Heatmap, exact: kx.Heatmap) -> Measures:
     """How alike the two are, in as many digits as mean anything."""
-    found = asdict(compare(heatmap.drop, exact.drop, exact.origins, exact.patch, exact.image_size))
+    found = asdict(compare(heatmap.scores, exact.scores, exact.origins, exact.patch, exact.image_size))
     return Measures(**{name: one if isinstance(one, bool) else round(one, 6) for name, one in found.items()})
 
 
@@ -172,7 +172,7 @@ def evaluated(model: Subject, folder: Path, count: int) -> SubjectResult:
     bench.warm_up(model.tensor(pictures[0][1]))
     points = np.array(list(tuning_samples(bench))).reshape(-1, 2)
     taus, ssims = (tuple(column.tolist()) for column in points.T)
-    methods = all_methods(krypton_tau(taus, ssims, TUNED_FOR), in_bytes=bench.session.int8 is not None)
+    methods = all_methods(parabola_tau(taus, ssims, TUNED_FOR), in_bytes=bench.session.int8 is not None)
     samples: list[Sample] = []
     skipped, refused, positions = [], [], 0
     for number, (name, picture) in enumerate(pictures):

@@ -20,15 +20,15 @@ TOP = 0.1
 
 @dataclass(frozen=True, slots=True)
 class Measures:
-    """How an approximate map of drops compares with the exact one.
+    """How an approximate map compares with the exact one.
 
-    Range means the exact map's largest drop minus its smallest. A map is constant if that is 0. If the exact one is,
+    Range means the exact map's largest score minus its smallest. A map is constant if that is 0. If the exact one is,
     no error can be compared with the range and no place is more important than another: where the approximate map is
     the same, all is perfect (1, or an error of 0), and where it differs at all, the similarities are 0, the errors
     infinite and the places wrong. If only the approximate one is, `pearson` and `rank` are 0, and the rest is defined.
 
     Attributes:
-        ssim: structural similarity of the two grids of numbers: the mean over uniform windows of 7 cells a side (the
+        ssim: structural similarity of the two grids of scores: the mean over uniform windows of 7 cells a side (the
             largest odd number that fits, where the grid is smaller), data range = range; 1 for the same map.
         ssim_rendered: structural similarity as Krypton measured it, of two pictures in 8 bits: each map is stretched
             to its own smallest and largest value, coloured by jet, resized bilinearly to the image; the mean over
@@ -65,16 +65,16 @@ def compare(
     patch: tuple[int, int],
     image_size: tuple[int, int],
 ) -> Measures:
-    """Compare two maps of drops over one grid.
+    """Compare two maps of scores over one grid.
 
     Args:
-        approximate, exact: [rows, cols], drops, all finite.
+        approximate, exact: [rows, cols], scores as `Heatmap.scores`, all finite.
         origins: int64 [rows, cols, 2], (y, x) of each cell's patch in pixels, as `Heatmap.origins`.
         patch: its height and width in pixels.
         image_size: height and width in pixels.
 
     Raises:
-        ValueError: the shapes disagree, a drop is not finite, or the grid has fewer than 3 rows or columns.
+        ValueError: the shapes disagree, a score is not finite, or the grid has fewer than 3 rows or columns.
     """
     ours, theirs = _grid(approximate), _grid(exact)
     if not ours.shape == theirs.shape == origins.shape[:2]:
@@ -83,8 +83,10 @@ def compare(
     if extent == 0:
         return PERFECT if np.array_equal(ours, theirs) else HOPELESS
     error = np.abs(ours - theirs)
+    ssim = _similarity(ours, theirs, extent)
+    ours, theirs = -ours, -theirs  # drops, but for the image's own score, which matters to nothing below
     return Measures(
-        ssim=_similarity(ours, theirs, extent),
+        ssim=ssim,
         ssim_rendered=_similarity(rendered(ours, image_size), rendered(theirs, image_size), 255.0),
         rmse=float(np.sqrt(np.mean(error**2))) / extent,
         pearson=_correlation(ours.ravel(), theirs.ravel()),
@@ -115,7 +117,7 @@ def _grid(drop: NDArray[np.floating]) -> Grid:
     if values.ndim != 2 or min(values.shape) < 3:
         raise ValueError(f"a map {values.shape}: it needs two axes, three rows and three columns")
     if not np.isfinite(values).all():
-        raise ValueError("a map has drops that are not finite")
+        raise ValueError("a map has scores that are not finite")
     return values
 
 

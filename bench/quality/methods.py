@@ -1,18 +1,19 @@
 """The ways to a heatmap that `evaluate.py` compares: Krypton's settings, and ours with and without bytes.
 
-Krypton's own choice of tau, for a similarity that is asked for, is `krypton_tau`: SSIM is measured on a few pictures at
-some settings, a parabola is fitted, and every other picture gets the smallest tau at which it reaches the target.
+Krypton's own choice of tau, for a similarity that is asked for, is `krypton_onnx.tuning.parabola_tau`: SSIM is seen on
+a few pictures at some settings, and every other picture gets the smallest tau at which a parabola reaches the target.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Literal
 from unittest.mock import patch
 
-import numpy as np
-
 import krypton_onnx as kx
+from krypton_onnx.runtime import explain as explaining
+from krypton_onnx.runtime.explain import levels_of
+from krypton_onnx.runtime.survey import Level
 
 Family = Literal["exact", "Krypton's tau", "Krypton's drill-down", "Krypton, tuned", "ours, fp32", "ours, int8"]
 
@@ -57,7 +58,7 @@ def all_methods(tuned: float, *, in_bytes: bool) -> list[Method]:
     """Every way.
 
     Args:
-        tuned: from `krypton_tau`, for `TUNED_FOR`.
+        tuned: from `parabola_tau`, for `TUNED_FOR`.
         in_bytes: whether the model has a variant in bytes; without it both of our families are the same.
     """
     chosen = Method(f"tau {tuned:.3f} for {TUNED_FOR:g}", "Krypton, tuned", kx.Approximate(tau=tuned), TUNED_FOR)
@@ -88,24 +89,10 @@ def _ours(family: Family) -> Iterator[Method]:
 
 @contextmanager
 def fp32_alone() -> Iterator[None]:
-    """As if no model had a variant in bytes: neither its levels nor its base run."""
-    with patch.object(kx.Session, "int8", None):
+    """No level in bytes while it lasts."""
+
+    def without_bytes(session: kx.Session, base: kx.Base) -> list[Level]:
+        return [level for level in levels_of(session, base) if not level.name.startswith("int8")]
+
+    with patch.object(explaining, "levels_of", without_bytes):
         yield
-
-
-def krypton_tau(taus: Sequence[float], ssims: Sequence[float], target: float) -> float:
-    """The smallest tau at which a parabola through what was seen reaches the target; 1, exact, if there is none.
-
-    Args:
-        taus: settings, of one or more pictures.
-        ssims: to the exact map, at each.
-        target: the SSIM.
-
-    Source: Nakandala, Kumar, Papakonstantinou, SIGMOD 2019, section 4.1.
-    """
-    if not len(taus):
-        return 1.0
-    parabola = np.polyfit(taus, ssims, 2)
-    between = np.linspace(min(taus), 1.0, 1001)
-    enough = between[np.polyval(parabola, between) >= target]
-    return float(enough[0]) if len(enough) else 1.0
