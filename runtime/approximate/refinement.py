@@ -20,8 +20,9 @@ from krypton_onnx.runtime.approximate.quality import (
 )
 from krypton_onnx.runtime.survey import Level, Survey
 
-GROWTH = 0.35
-"""Positions that are asked before the map is judged again, at the most, over those that are known."""
+GROWTH = 1.0
+"""Positions that are asked before the map is judged again, at the most, over those that are known. Smaller steps choose
+hardly better ones, and fill fewer batches."""
 
 LEAST_STEP = 0.025
 """The same at the least, over all positions."""
