@@ -104,12 +104,14 @@ def calibrated(images: Sequence[Sequence[Sight]]) -> Calibration:
     return replace(fit, promises=tuple(_promises(fit, images)))
 
 
-def _promises(fit: Calibration, images: Sequence[Sequence[Sight]]) -> Iterator[tuple[float, float]]:
+def _promises(fit: Calibration, images: Sequence[Sequence[Sight]]) -> list[tuple[float, float]]:
     """What may be expected so that no more is lost than is allowed; ascending."""
-    least = 0.0
-    for allowed in sorted(1 - target for target in TARGETS):
-        least = max(allowed / _margin(fit, images, allowed), 1.001 * least)
-        yield least, allowed
+    found, factor = [], 1.0
+    for allowed in sorted((1 - target for target in TARGETS), reverse=True):
+        # The less is lost, the rarer are the errors that probes must meet: the factor never falls.
+        factor = max(factor, _margin(fit, images, allowed))
+        found.append((allowed / factor, allowed))
+    return found[::-1]
 
 
 def _margin(fit: Calibration, images: Sequence[Sequence[Sight]], allowed: float) -> float:
