@@ -6,6 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+EXACT = "exact"
+"""Name of the level whose answers are those of full inference."""
+
 LEAST_SHARE = 0.2
 """Of the positions that must have been asked before anything is promised: fewer, and the probes, can miss a peak.
 Nor is anything promised before so many have been asked as are usually needed (`Calibration.share_needed`)."""
@@ -72,7 +75,7 @@ class Calibration:
 
     def level_loss(self, level: str) -> float:
         """The hope for a level; 0 for exact answers, and 1 for what has not been seen."""
-        return 0.0 if level == "exact" else self.levels.get(level, 1.0)
+        return 0.0 if level == EXACT else self.levels.get(level, 1.0)
 
 
 def _between(value: float, pairs: Sequence[tuple[float, float]]) -> float:

@@ -39,16 +39,8 @@ def window_table(program: Program, windows: Sequence[Window], axis: int, patch: 
     """The table of axis 0 (rows) or 1 (columns), for patches of this height (width); see `window_tables`."""
     steps = [w.step for w in windows]
     origins = np.arange(program[0].extents[axis] - patch + 1)
-    lower = geometry.begins(program, axis, origins)
-    begins = np.array([lower[step] for step in steps], np.int64).reshape(len(steps), len(origins))
-    extents = np.array([program[step].extents[axis] for step in steps], np.int64)
-    needed = geometry.window_sizes(program, axis, origins, patch)[steps]
-    sizes = np.minimum(needed, geometry.share_cap(extents, tau)[:, None])
-    # A window that is cut lies in the middle of what is needed.
-    upper = geometry.ends(program, axis, origins, patch)
-    ends = np.array([upper[step] for step in steps], np.int64).reshape(len(steps), len(origins))
-    middle = np.clip((begins + ends + 1 - sizes) // 2, 0, extents[:, None] - sizes)
-    return WindowTable(np.where(sizes < needed, middle, begins), sizes, extents)
+    begins, sizes = geometry.capped_windows(program, axis, origins, patch, tau)
+    return WindowTable(begins[steps], sizes[steps], np.array([program[step].extents[axis] for step in steps], np.int64))
 
 
 def window_tables(

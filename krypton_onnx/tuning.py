@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from krypton_onnx.artifact import Artifact, rewrite_plan
-from krypton_onnx.calibration import FLOOR, LEAST_SHARE, Calibration
+from krypton_onnx.calibration import EXACT, FLOOR, LEAST_SHARE, Calibration
 from krypton_onnx.errors import KryptonError
 from krypton_onnx.modes import Approximate, Exact, Mode
 from krypton_onnx.runtime.approximate.anchors import Anchors
@@ -24,7 +24,7 @@ from krypton_onnx.runtime.approximate.refinement import as_maps, everything, is_
 from krypton_onnx.runtime.explain import explain, levels_of
 from krypton_onnx.runtime.questions import Question
 from krypton_onnx.runtime.session import Session
-from krypton_onnx.runtime.survey import EXACT, Survey
+from krypton_onnx.runtime.survey import Survey
 
 TAUS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 1.0)
 """That Krypton's tuning tries."""
@@ -43,6 +43,9 @@ _MORE = 1.001
 
 _HOPE = 0.25
 """Share of images on which a level does at least so well."""
+
+_NOTHING = 1e-4
+"""A loss that says nothing about how losses fall."""
 
 _FIT = (0.005, 0.3)
 """Losses that the fit is made for."""
@@ -94,13 +97,14 @@ def calibrated(images: Sequence[Sequence[Sight]]) -> Calibration:
     """
     all_ = [sight for image in images for sight in image]
     fitted = [s for s in all_ if _FIT[0] < s.true < _FIT[1] and s.share >= LEAST_SHARE]
-    if len(fitted) < 10:
+    coarse = [s for s in all_ if s.level == EXACT and s.share < 1 and s.true > _NOTHING]
+    if len(fitted) < 10 or len({s.share for s in coarse}) < 2:
         raise KryptonError(
             "The approximate maps of these pictures differ too little from the exact ones to learn from: give others."
         )
     design = np.array([[1.0, s.share, math.log(s.loss + FLOOR)] for s in fitted])
     scale, asked, power = np.linalg.lstsq(design, np.log([s.true for s in fitted]), rcond=None)[0]
-    fit = Calibration(float(scale), float(power), float(asked), (), _lattice(all_), _levels(all_), len(images))
+    fit = Calibration(float(scale), float(power), float(asked), (), _lattice(coarse), _levels(all_), len(images))
     return replace(fit, promises=tuple(_promises(fit, images)))
 
 
@@ -127,9 +131,8 @@ def _margins(fit: Calibration, image: Sequence[Sight], allowed: float) -> Iterat
         yield _MORE * max((allowed / fit.expected(s.loss, s.share) for s in early), default=1.0)
 
 
-def _lattice(all_: Sequence[Sight]) -> tuple[float, float]:
+def _lattice(seen: Sequence[Sight]) -> tuple[float, float]:
     """The typical loss of exact answers at a share of the positions: (a, b) of exp(a + b·share)."""
-    seen = [s for s in all_ if s.level == EXACT and s.share < 1 and s.true > 1e-4]
     slope, constant = np.polyfit([s.share for s in seen], np.log([s.true for s in seen]), 1)
     return float(constant), float(min(slope, -1.0))
 

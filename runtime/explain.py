@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnxruntime as ort
 
-from krypton_onnx.calibration import UNTUNED, Calibration
+from krypton_onnx.calibration import EXACT, UNTUNED, Calibration
 from krypton_onnx.errors import KryptonError
 from krypton_onnx.heatmap import Heatmap
 from krypton_onnx.modes import Approximate, Exact, Mode
@@ -26,7 +26,7 @@ from krypton_onnx.runtime.approximate.refinement import (
 )
 from krypton_onnx.runtime.base import Base
 from krypton_onnx.runtime.questions import Question
-from krypton_onnx.runtime.survey import EXACT, Level, Survey
+from krypton_onnx.runtime.survey import Level, Survey
 
 if TYPE_CHECKING:
     from krypton_onnx.runtime.session import Session

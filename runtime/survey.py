@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from krypton_onnx.calibration import EXACT
 from krypton_onnx.heatmap import Heatmap
 from krypton_onnx.runtime.base import Base
 from krypton_onnx.runtime.batches import Integers
@@ -19,9 +20,6 @@ if TYPE_CHECKING:
     from krypton_onnx.runtime.driver import Driver
 
 Floats = NDArray[np.float64]
-
-
-EXACT = "exact"
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +98,11 @@ class Survey:
 
     def __exit__(self, *_: object) -> None:
         self._bar.close()
+
+    def expect(self, queries: int) -> None:
+        """Tell the progress bar how many queries there will be."""
+        self._bar.total = queries
+        self._bar.refresh()
 
     def at(self, level: Level, positions: Integers) -> NDArray[np.float32]:
         """Scores at positions of the grid, which are asked for once only: float32 [n, T].

@@ -386,3 +386,20 @@ def test_what_is_soon_answered_exactly_is(demo, monkeypatch):
     monkeypatch.setattr(refinement, "QUICK_SECONDS", 1.0)
     found = ask(session, image, kx.Approximate())
     np.testing.assert_array_equal(found.scores, ask(session, image, kx.Exact()).scores)
+
+
+def test_scores_that_are_no_numbers_stay_where_they_are(demo):
+    session, (image, *_) = demo
+    own = session.materialize(image).outputs["probabilities"][0, 0]
+
+    def score(outputs):
+        values = outputs["probabilities"][:, 0].copy()
+        values[values > 3 * own] = np.nan
+        return values
+
+    exact = ask(session, image, kx.Exact(), target=score)
+    found = ask(session, image, kx.Approximate(ssim=0.95), target=score)
+    assert 0 < np.isnan(exact.scores).mean() < 0.5
+    assert np.isfinite(found.scores).mean() > 0.3
+    both = np.isfinite(exact.scores) & np.isfinite(found.scores)
+    assert np.abs(found.scores - exact.scores)[both].mean() < 0.2 * np.ptp(exact.scores[both])

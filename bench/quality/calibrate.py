@@ -17,8 +17,9 @@ from pictures import Half, crops, scenes
 from subjects import Subject, subject
 
 import krypton_onnx as kx
+from krypton_onnx.calibration import EXACT
 from krypton_onnx.runtime.questions import Question
-from krypton_onnx.runtime.survey import EXACT, Survey
+from krypton_onnx.runtime.survey import Survey
 from krypton_onnx.tuning import Sight, calibrated, sights
 
 PICTURES = {"squeezenet": 15, "demo": 15, "mobilenet_v2": 4, "resnet18": 4}

@@ -137,6 +137,25 @@ def share_cap(extent: Ints, tau: float) -> Ints:
     return np.maximum(np.floor(np.asarray(extent) * tau + 0.5).astype(np.int64), 1)
 
 
+def capped_windows(
+    program: Program, axis: int, origins: NDArray[np.int64], patch: int, tau: float
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Where windows begin and how many rows they have that may cover this share of a map at the most.
+
+    One that is cut lies in the middle of what the patch reaches, as if the map had no border: there, too, the nearest
+    cells are kept. Others begin where their regions do (`begins`).
+
+    Returns:
+        int64 [steps, Q], twice.
+    """
+    extents = np.array([step.extents[axis] for step in program], np.int64)[:, None]
+    lower, upper = np.stack(begins(program, axis, origins)), np.stack(ends(program, axis, origins, patch))
+    needed = window_sizes(program, axis, origins, patch)
+    sizes = np.minimum(needed, share_cap(extents, tau))
+    middle = np.clip((lower + upper + 1 - sizes) // 2, 0, extents - sizes)
+    return np.where(sizes < needed, middle, lower), sizes
+
+
 def region_sizes(program: Program, axis: int, origins: NDArray[np.int64], patch: int) -> NDArray[np.int64]:
     """Rows of the exact region, 0 where it is empty. Shape int64 [steps, Q]."""
     return np.stack([np.maximum(last - first + 1, 0) for first, last in regions(program, axis, origins, patch)])

@@ -64,7 +64,7 @@ class Anchors:
         if not len(self._places):
             return Judged(maps, None)
         truth, flat = self.truth(self._places), maps.reshape(-1, maps.shape[2])
-        errors = truth - flat[self._places]
+        errors = _finite(truth - flat[self._places])
         weights, left = self._fit(errors)
         new = self._places[self._kernels.shape[1] :]
         self._kernels = np.concatenate([self._kernels, self._alike(np.arange(len(flat)), new)], axis=1)
@@ -81,7 +81,7 @@ class Anchors:
             level: to judge.
             maps: [rows, cols, T], about what its map will be.
         """
-        _, left = self._fit(self.truth(self.probes) - self._survey.at(level, self.probes))
+        _, left = self._fit(_finite(self.truth(self.probes) - self._survey.at(level, self.probes)))
         return max(structural_loss(maps[..., t], left[:, t], self.probes) for t in range(maps.shape[2]))
 
     def settle(self, maps: Floats) -> Judged:
@@ -109,6 +109,11 @@ class Anchors:
         between = (self._survey.places[a][:, None] - self._survey.places[b][None]) / reach
         alike: Floats = np.exp(-0.5 * (between**2).sum(axis=2)) + EVERYWHERE
         return alike
+
+
+def _finite(errors: Floats) -> Floats:
+    """Scores that are no numbers say nothing about those between them."""
+    return np.nan_to_num(errors, nan=0.0, posinf=0.0, neginf=0.0)
 
 
 def around_lowest(maps: Floats, reach: int) -> NDArray[np.int64]:

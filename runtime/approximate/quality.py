@@ -69,6 +69,8 @@ def structural_loss(scores: Floats, errors: Floats, probes: Integers) -> float:
         errors: [M], at the probes.
         probes: int64 [M], indices of the positions.
     """
+    finite = np.isfinite(scores)
+    scores = np.where(finite, scores, scores[finite].mean() if finite.any() else 0.0)
     squares = errors**2
     allowed = 2 * _local_variance(scores).reshape(-1)[probes] + _CONTRAST * np.ptp(scores) ** 2 + squares
     return float(np.divide(squares, allowed, out=np.zeros_like(squares), where=squares > 0).mean())

@@ -63,6 +63,7 @@ class Draft:
 
 def everything(survey: Survey, level: Level) -> Draft:
     """The whole grid at one level, at once."""
+    survey.expect(len(survey.places))
     scores = survey.at(level, np.arange(len(survey.places))).astype(np.float64)
     return Draft(scores, level.name, 1.0, None, 1.0 if level.exact else None, done=True)
 
@@ -220,7 +221,8 @@ def refined(survey: Survey, level: Level, room: Callable[[], int]) -> Iterator[t
         count = min(int(GROWTH * known.sum()) + 1, int((~known).sum()), room())
         if count <= 0:
             return
-        ranges = np.maximum(np.ptp(values[known], axis=0), np.finfo(np.float32).tiny)
+        seen = np.where(np.isfinite(values[known]), values[known], np.nan)
+        ranges = np.fmax(np.nanmax(seen, axis=0) - np.nanmin(seen, axis=0), np.finfo(np.float32).tiny)
         doubt = (np.nan_to_num(spread, nan=np.inf).reshape(values.shape) / ranges).max(axis=1) * eagerness
         doubt[around_lowest(maps, NEAR_PEAK)] = np.inf
         doubt[known] = -1.0
