@@ -57,6 +57,12 @@ def window_tables(
     return window_table(program, windows, 0, patch[0], tau), window_table(program, windows, 1, patch[1], tau)
 
 
+def mean_seconds(windows: Sequence[Window], tables: tuple[WindowTable, WindowTable]) -> float:
+    """What the windows of the mean query of an image take, on one core of the reference machine."""
+    cells = tables[0].sizes.mean(axis=1) * tables[1].sizes.mean(axis=1)
+    return float(sum(window.seconds * area for window, area in zip(windows, cells, strict=True)))
+
+
 Classes = tuple[NDArray[np.int64], Sizes]
 """The class of each origin [n], and the sizes [classes, windows]."""
 

@@ -11,7 +11,7 @@ in float64: so that a query that changes little gives what little it changes, ho
 an outside that is all zero gives nothing.
 """
 
-from collections.abc import Container
+from collections.abc import Collection, Container
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -19,6 +19,7 @@ import onnx_graphsurgeon as gs
 from krypton_onnx.passes import network
 from krypton_onnx.passes.emit import Emitter, IntGraph
 from krypton_onnx.passes.network import element_type, static_shape
+from krypton_onnx.passes.regions import used_names
 from krypton_onnx.passes.rules.rule import NCHW, Axes, numbers
 from krypton_onnx.passes.windows import Box
 
@@ -35,13 +36,29 @@ TAME = frozenset({
 })
 # fmt: on
 """Operators that neither make numbers beyond all bounds nor magnify a difference in rounding beyond them: no logarithm,
-no quotient, no power, no rounding to integers. Where all of a model are of these, a mean may differ in its last bit."""
+no quotient, no power, no rounding to integers. A mean that only such operators see may differ in its last bit."""
+
+BOUNDED = TAME | {"DequantizeLinear", "QLinearConv", "QuantizeLinear"}
+"""Operators that make no numbers beyond all bounds: of what these make, differences of sums are sums."""
 
 
-def is_tame(net: network.Network, moving: Container[str]) -> bool:
-    """Whether all operators that depend on the image are tame."""
-    nodes = [node for node in net.graph.nodes if node.outputs[0].name in moving]
-    return all(node.op in TAME and not network.domain(node) for node in nodes)
+def are_tame(net: network.Network, moving: Container[str], means: Collection[str]) -> bool:
+    """Whether means may be taken from sums: all that depends on the image is bounded, and tame if it depends on a mean.
+
+    Args:
+        net: the normalized model.
+        moving: names of the tensors that depend on the image.
+        means: names of the means.
+    """
+    late = set(means)
+    for node in net.graph.nodes:
+        if node.outputs and node.outputs[0].name in moving:
+            if not late.isdisjoint(used_names(node)):
+                late.update(tensor.name for tensor in node.outputs)
+            allowed = TAME if node.outputs[0].name in late else BOUNDED
+            if node.op not in allowed or network.domain(node):
+                return False
+    return True
 
 
 def is_map_mean(node: gs.Node, axes: Axes) -> bool:

@@ -18,7 +18,7 @@ from krypton_onnx.geometry import Program, Sliding, Step, unchanged
 from krypton_onnx.passes import network
 from krypton_onnx.passes.cost import Costs, Reading, rounded
 from krypton_onnx.passes.flops import flops
-from krypton_onnx.passes.map_means import TABLE, is_map_mean, is_tame
+from krypton_onnx.passes.map_means import TABLE, are_tame, is_map_mean
 from krypton_onnx.passes.network import Network, describe, outputs, static_shape
 from krypton_onnx.passes.plan_rows import plan_rows
 from krypton_onnx.passes.regions import Dense, Regions, Windowed, used_names
@@ -342,9 +342,7 @@ def _views(net: Network, regions: Regions, readings: Iterable[Reading], window_o
 
 def _means(net: Network, regions: Regions, window_of: dict[str, int]) -> dict[str, str]:
     """Which means over a whole map are taken of a tensor that is computed in windows: that tensor, by the result."""
-    if not is_tame(net, regions.states):
-        return {}
-    return {
+    means = {
         node.outputs[0].name: node.inputs[0].name
         for node in net.graph.nodes
         if node.inputs
@@ -352,6 +350,7 @@ def _means(net: Network, regions: Regions, window_of: dict[str, int]) -> dict[st
         and node.outputs[0].name not in window_of
         and is_map_mean(node, regions.axes(node.inputs[0].name))
     }
+    return means if are_tame(net, regions.states, means) else {}
 
 
 def _sums(net: Network, regions: Regions, means: dict[str, str], window_of: dict[str, int]) -> tuple[View, ...]:

@@ -12,7 +12,7 @@ import numpy as np
 import onnxruntime as ort
 
 from krypton_onnx.artifact import Files
-from krypton_onnx.classes import WindowTable, window_tables
+from krypton_onnx.classes import WindowTable, mean_seconds, window_tables
 from krypton_onnx.plan import Plan
 from krypton_onnx.runtime.base import Base, Content, Outputs
 from krypton_onnx.runtime.batches import Batch, Integers, plan_batches
@@ -178,10 +178,8 @@ class Driver:
             patch: (height, width).
             tau: as for `batches`.
         """
-        (rows, cols), lanes_ = self._ways(patch, tau)
-        cells = rows.sizes.mean(axis=1) * cols.sizes.mean(axis=1)
-        windows = sum(window.seconds * area for window, area in zip(self.plan.windows, cells, strict=True))
-        return float(windows) + self.plan.query_seconds + self.plan.run_seconds / lanes_.batch
+        tables, lanes_ = self._ways(patch, tau)
+        return mean_seconds(self.plan.windows, tables) + self.plan.query_seconds + self.plan.run_seconds / lanes_.batch
 
     def run(
         self, base: Base, batches: Iterable[Batch], content: Content, names: Mapping[str, str] | None = None

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from krypton_onnx import geometry
-from krypton_onnx.classes import WindowTable
+from krypton_onnx.classes import WindowTable, mean_seconds
 from krypton_onnx.errors import KryptonError
 from krypton_onnx.plan import Plan
 from krypton_onnx.runtime.side_by_side import WAITING
@@ -18,6 +18,13 @@ sizes, and copies of tensors in the layouts in which it computes."""
 MOST_CELLS = geometry.NOWHERE // 4
 """Cells that the windows of a batch may have, so that the graph's int32 indices hold them with room to spare."""
 
+
+OVERHEAD = 0.1
+"""Of the time of a batch's queries, what a run may cost once: the plan's batch suits the planned patch and tau; where
+windows are larger, or smaller, caches matter less than this."""
+
+LARGEST_BATCH = 64
+"""Queries to which that may lead."""
 
 TAIL_SHARE = 0.25
 """Of a budget's bytes beside the views, for what waits to go through the tail together."""
@@ -55,7 +62,8 @@ def lanes(
     """
     growth, work = _growths(plan, tables)
     # A batch for larger windows, or for a patch whose cells int32 could not count, is smaller.
-    most = max(1, min(int(plan.batch / work), MOST_CELLS // (patch[0] * patch[1])))
+    wanted = max(int(plan.batch / work), 1 if plan.one_query else _least_batch(plan, tables))
+    most = max(1, min(wanted, MOST_CELLS // (patch[0] * patch[1])))
     if budget is None:
         return Lanes(workers, most, max(most, plan.tail.batch) if plan.tail else most)
     held = view_bytes(plan)
@@ -70,6 +78,12 @@ def lanes(
     free = budget / ALLOCATOR_OVERHEAD - held
     fitting = [_fitting(plan, free, n, per_query, handed, most) for n in range(workers, 0, -1)]
     return next((lane for lane in fitting if 2 * lane.batch >= most), fitting[-1])
+
+
+def _least_batch(plan: Plan, tables: tuple[WindowTable, WindowTable]) -> int:
+    """Queries enough to share what a run costs once."""
+    query = mean_seconds(plan.windows, tables) + plan.query_seconds
+    return min(LARGEST_BATCH, int(plan.run_seconds / (OVERHEAD * query))) if query > 0 else 1
 
 
 def _fitting(plan: Plan, free: float, workers: int, per_query: float, handed: int, most: int) -> Lanes:

@@ -31,7 +31,7 @@ from twin import (
 
 import krypton_onnx as kx
 from krypton_onnx import geometry
-from krypton_onnx.geometry import Sliding
+from krypton_onnx.geometry import Sliding, programs
 from krypton_onnx.models import build
 from krypton_onnx.verification import OutputCheck, Probe, check_output
 
@@ -321,8 +321,8 @@ def probe_soundness(pair: Twin, model: onnx.ModelProto, folder: Path, origins: l
 @pytest.fixture
 def too_small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Windows that are one row and one column smaller than needed."""
-    right = geometry.window_sizes
-    monkeypatch.setattr(geometry, "window_sizes", lambda *args: np.maximum(right(*args) - 1, 1))
+    right = programs.window_sizes
+    monkeypatch.setattr(programs, "window_sizes", lambda *args: np.maximum(right(*args) - 1, 1))
 
 
 @pytest.mark.usefixtures("too_small")

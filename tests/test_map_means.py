@@ -97,7 +97,7 @@ def test_a_sum_or_a_mean_along_one_axis_reads_the_map(tmp_path: Path) -> None:
     ],
 )
 def test_what_could_magnify_the_last_bit_of_a_mean_reads_the_map(behind: list[onnx.NodeProto], tmp_path: Path) -> None:
-    nodes = [*BEFORE[:2], node("Conv", ["b", "second"], ["c"], pads=[1, 1, 1, 1]), node("Exp", ["c"], ["x"])]
+    nodes = [*BEFORE[:2], node("Conv", ["b", "second"], ["c"], pads=[1, 1, 1, 1]), node("Sigmoid", ["c"], ["x"])]
     nodes += [node("GlobalAveragePool", ["x"], ["m"]), *behind]
     weights = {key: WEIGHTS[key] for key in ("first", "second")} | {
         "third": np.float32(1 / 3),
@@ -109,6 +109,20 @@ def test_what_could_magnify_the_last_bit_of_a_mean_reads_the_map(behind: list[on
     pair = twin(Net(model, IMAGE), tmp_path, (5, 4))
     assert not any(view.sums for view in pair.session.plan.views)
     assert pair.session.plan.windows
+
+
+def test_bytes_before_a_mean_do_not_keep_it_from_sums(tmp_path: Path) -> None:
+    nodes = [
+        *BEFORE,
+        node("QuantizeLinear", ["x", "scale"], ["q"]),
+        node("DequantizeLinear", ["q", "scale"], ["d"]),
+        node("GlobalAveragePool", ["d"], ["y"]),
+    ]
+    weights = {key: WEIGHTS[key] for key in ("first", "second")} | {"scale": np.float32(0.02)}
+    model = small_net(nodes, weights, outputs={"y": (FLOAT, None)}, inputs={"image": ["N", *IMAGE]})
+    pair = twin(Net(model, IMAGE), tmp_path, (5, 4))
+    assert any(view.sums for view in pair.session.plan.views)
+    assert all(check.exact for check in pair.check(probe(np.random.default_rng(1), IMAGE, (5, 4), 12)))
 
 
 def test_a_mean_of_nothing_is_nothing(tmp_path: Path) -> None:

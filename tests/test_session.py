@@ -11,10 +11,10 @@ import pytest
 
 import krypton_onnx as kx
 from krypton_onnx import models
-from krypton_onnx.classes import WindowTable, window_tables
+from krypton_onnx.classes import WindowTable, mean_seconds, window_tables
 from krypton_onnx.plan import Plan
 from krypton_onnx.runtime.batches import plan_batches
-from krypton_onnx.runtime.memory import Lanes, lanes
+from krypton_onnx.runtime.memory import LARGEST_BATCH, OVERHEAD, Lanes, lanes
 
 
 @pytest.fixture(scope="module")
@@ -218,3 +218,13 @@ def test_session_takes_a_path(artifact, image):
     assert heatmap.scores.shape == (2, *heatmap.origins.shape[:2])
     assert heatmap.record["patch"] == [8, 32]
     assert heatmap.drop.dtype == np.float32
+
+
+@pytest.mark.parametrize("tau", [0.3, 0.5, 1.0])
+def test_what_a_run_costs_once_is_shared_by_enough_queries(artifact, tau):
+    plan = artifact.plan.int8
+    tables_ = window_tables(plan.program, plan.windows, (16, 16), tau)
+    batch = lanes(plan, (16, 16), tables_, None, 1).batch
+    query = mean_seconds(plan.windows, tables_) + plan.query_seconds
+    assert plan.run_seconds / (batch + 1) <= OVERHEAD * query
+    assert batch <= LARGEST_BATCH
