@@ -226,5 +226,5 @@ def test_what_a_run_costs_once_is_shared_by_enough_queries(artifact, tau):
     tables_ = window_tables(plan.program, plan.windows, (16, 16), tau)
     batch = lanes(plan, (16, 16), tables_, None, 1).batch
     query = mean_seconds(plan.windows, tables_) + plan.query_seconds
-    assert plan.run_seconds / (batch + 1) <= OVERHEAD * query
+    assert batch == LARGEST_BATCH or plan.run_seconds / (batch + 1) <= OVERHEAD * query
     assert batch <= LARGEST_BATCH
