@@ -11,7 +11,7 @@ EXACT = "exact"
 
 LEAST_SHARE = 0.2
 """Of the positions that must have been asked before anything is promised: fewer, and the probes, can miss a peak.
-Nor is anything promised before so many have been asked as are usually needed (`Calibration.share_needed`)."""
+Nor is anything promised before so many have been asked as typically are when so little is lost between them."""
 
 FLOOR = 1e-3
 """Added to the loss at the probes, for they are few."""
@@ -22,59 +22,49 @@ class Calibration:
     """How the loss of structural similarity, 1 − SSIM, depends on what can be seen of it.
 
     Attributes:
-        scale, power, asked: the fit of the loss, ``exp(scale + asked·share) · (loss_at_probes + FLOOR)^power``, where
-            `share` of the positions has been asked.
+        scale, power: the fit of the loss, ``exp(scale) · (loss_as_seen + FLOOR)^power``.
         promises: (expected, allowed) losses, ascending: of other images for which so much was expected when refinement
             stopped, 98 % had lost no more than was allowed.
-        lattice: (a, b), the typical loss of a map of which a share has been asked, ``exp(a + b·share)``.
-        levels: by a level's name, what is lost on easy images where all positions have been asked at it: a hope, by
-            which levels are tried.
+        lattice: (a, b), the typical loss between positions of which a share has been asked, ``exp(a + b·share)``.
+        levels: by a level's name, what is typically lost where all positions have been asked at it.
         images: how many it rests on.
     """
 
     scale: float
     power: float
-    asked: float
     promises: tuple[tuple[float, float], ...]
     lattice: tuple[float, float]
     levels: dict[str, float]
     images: int
 
-    def expected(self, loss: float, share: float) -> float:
-        """The loss that fits what is seen.
+    def expected(self, loss: float) -> float:
+        """The loss that fits what is seen, see `krypton_onnx.runtime.approximate.quality.Check`."""
+        return math.exp(self.scale) * float((loss + FLOOR) ** self.power)
 
-        Args:
-            loss: at the probes.
-            share: of the positions that have been asked.
-        """
-        return math.exp(self.scale + self.asked * share) * float((loss + FLOOR) ** self.power)
+    def ssim_bound(self, loss: float) -> float:
+        """The SSIM that is promised where so much loss is seen."""
+        return 1 - min(1.0, _between(self.expected(loss), self.promises))
 
-    def ssim_bound(self, loss: float, share: float) -> float:
-        """The SSIM that is promised; arguments as for `expected`."""
-        return 1 - min(1.0, _between(self.expected(loss, share), self.promises))
+    def expected_for(self, target: float) -> float:
+        """The loss that may be expected where this SSIM is promised."""
+        return _between(1 - target, [(allowed, expected) for expected, allowed in self.promises])
 
-    def share_needed(self, target: float, level_loss: float) -> float:
-        """Of the positions that must be asked until this SSIM can be promised; infinite if all are not enough.
-
-        Args:
-            target: the SSIM.
-            level_loss: what is lost where all positions have been asked.
-        """
-        left = _between(1 - target, [(allowed, expected) for expected, allowed in self.promises]) - level_loss
+    def between(self, share: float) -> float:
+        """What is typically lost between positions of which a share has been asked."""
         constant, slope = self.lattice
-        return max(0.0, (math.log(left) - constant) / slope) if left > 0 else math.inf
+        return math.exp(constant + slope * share) if share < 1 else 0.0
 
-    def share_missing(self, bound: float, target: float) -> float:
-        """How much more of the positions to ask when so much is promised as yet."""
-        return math.log((1 - bound) / (1 - target)) / -self.lattice[1] if bound < 1 else 0.0
-
-    def typical_loss(self, share: float, level_loss: float) -> float:
-        """Of a map of which a share of the positions has been asked; `level_loss` as for `share_needed`."""
+    def share_between(self, loss: float) -> float:
+        """Of the positions that have typically been asked where no more than this is lost between them; 1 for all."""
         constant, slope = self.lattice
-        return level_loss + (math.exp(constant + slope * share) if share < 1 else 0.0)
+        return min(max(0.0, (math.log(loss) - constant) / slope), 1.0) if loss > 0 else 1.0
+
+    def least_share(self, target: float) -> float:
+        """Of the positions that must have been asked before this SSIM is promised, whatever probes say."""
+        return max(LEAST_SHARE, self.share_between(self.expected_for(target)))
 
     def level_loss(self, level: str) -> float:
-        """The hope for a level; 0 for exact answers, and 1 for what has not been seen."""
+        """What is typically lost at a level; 0 for exact answers, and 1 for what has not been seen."""
         return 0.0 if level == EXACT else self.levels.get(level, 1.0)
 
 
@@ -89,7 +79,6 @@ def _between(value: float, pairs: Sequence[tuple[float, float]]) -> float:
 UNTUNED = Calibration(
     scale=0.0251,
     power=0.894,
-    asked=-0.4,
     promises=((0.0119, 0.02), (0.0297, 0.05), (0.0595, 0.1), (0.0892, 0.15), (0.138, 0.2)),
     lattice=(-1.42, -4.55),
     levels={

@@ -20,11 +20,12 @@ from krypton_onnx.errors import KryptonError
 from krypton_onnx.modes import Approximate, Exact, Mode
 from krypton_onnx.runtime.approximate.anchors import Anchors
 from krypton_onnx.runtime.approximate.quality import PROBES, ssim
-from krypton_onnx.runtime.approximate.refinement import as_maps, everything, is_worth_it, refined
+from krypton_onnx.runtime.approximate.refinement import everything, is_worth_it
+from krypton_onnx.runtime.approximate.sketch import Sketch, sketches
 from krypton_onnx.runtime.explain import explain, levels_of
 from krypton_onnx.runtime.questions import Question
 from krypton_onnx.runtime.session import Session
-from krypton_onnx.runtime.survey import Survey
+from krypton_onnx.runtime.survey import Level, Survey
 
 TAUS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 1.0)
 """That Krypton's tuning tries."""
@@ -38,11 +39,11 @@ MISSED = 0.02
 FEWEST = 20
 """Pictures; the largest of so many is exceeded by one in 21."""
 
+MORE_ANCHORS = (2 * PROBES, 4 * PROBES)
+"""That correct a map when every position has been asked."""
+
 _MORE = 1.001
 """What is just enough would still promise."""
-
-_HOPE = 0.25
-"""Share of images on which a level does at least so well."""
 
 _NOTHING = 1e-4
 """A loss that says nothing about how losses fall."""
@@ -57,14 +58,16 @@ class Sight:
 
     Attributes:
         level: its name.
-        loss: at the probes, see `structural_loss`.
+        loss: as seen, see `Check`.
         share: of the positions that have been asked.
+        anchors: how many.
         true: 1 − SSIM to the exact map.
     """
 
     level: str
     loss: float
     share: float
+    anchors: int
     true: float
 
 
@@ -76,16 +79,24 @@ def sights(survey: Survey, session: Session, seed: int = 0) -> list[Sight]:
         session: of the model.
         seed: of the probes.
     """
-    levels = levels_of(session, survey.base)
-    exact = as_maps(survey, everything(survey, levels[-1]).scores)
-    anchors = Anchors(survey, levels[-1], PROBES, seed)
+    *_, exact = levels = levels_of(session, survey.base)
+    truth = everything(survey, exact).scores.reshape(survey.origins.shape[:2])
     found = []
     for level in levels:
-        for scores, known in refined(survey, level, lambda: len(survey.places)):
-            judged = anchors.judged(as_maps(survey, scores))
+        anchors = Anchors(survey, exact, PROBES, seed)
+
+        def seen(sketch: Sketch, level: Level = level, anchors: Anchors = anchors) -> Sight:
+            judged = anchors.judged(level, sketch)
             assert judged.check is not None
-            true = 1 - ssim(judged.maps[..., 0], exact[..., 0])
-            found.append(Sight(level.name, judged.check.loss, float(known.mean()), true))
+            return Sight(
+                level.name, judged.check.loss, sketch.share, len(anchors), 1 - ssim(judged.maps[..., 0], truth)
+            )
+
+        for sketch in sketches(survey, level):
+            found.append(seen(sketch))
+        for count in () if level.exact else MORE_ANCHORS:
+            anchors.extend(count, sketch.known)
+            found.append(seen(sketch))
     return found
 
 
@@ -102,9 +113,8 @@ def calibrated(images: Sequence[Sequence[Sight]]) -> Calibration:
         raise KryptonError(
             "The approximate maps of these pictures differ too little from the exact ones to learn from: give others."
         )
-    design = np.array([[1.0, s.share, math.log(s.loss + FLOOR)] for s in fitted])
-    scale, asked, power = np.linalg.lstsq(design, np.log([s.true for s in fitted]), rcond=None)[0]
-    fit = Calibration(float(scale), float(power), float(asked), (), _lattice(coarse), _levels(all_), len(images))
+    power, scale = np.polyfit([math.log(s.loss + FLOOR) for s in fitted], [math.log(s.true) for s in fitted], 1)
+    fit = Calibration(float(scale), float(power), (), _lattice(coarse), _levels(all_), len(images))
     return replace(fit, promises=tuple(_promises(fit, images)))
 
 
@@ -128,7 +138,7 @@ def _margins(fit: Calibration, image: Sequence[Sight], allowed: float) -> Iterat
     """The factors with which refinement would have stopped in time on this image, at every level."""
     for level in {sight.level for sight in image}:
         early = [s for s in image if s.level == level and s.true > allowed and s.share >= LEAST_SHARE]
-        yield _MORE * max((allowed / fit.expected(s.loss, s.share) for s in early), default=1.0)
+        yield _MORE * max((allowed / fit.expected(s.loss) for s in early), default=1.0)
 
 
 def _lattice(seen: Sequence[Sight]) -> tuple[float, float]:
@@ -138,12 +148,12 @@ def _lattice(seen: Sequence[Sight]) -> tuple[float, float]:
 
 
 def _levels(all_: Sequence[Sight]) -> dict[str, float]:
-    """The loss of levels on easy images, once every position has been asked."""
+    """The typical loss of levels, once every position has been asked, with the probes for anchors."""
     whole: dict[str, list[float]] = {}
     for sight in all_:
-        if sight.level != EXACT and sight.share == 1:
-            whole.setdefault(sight.level, []).append(sight.true)
-    return {level: float(np.quantile(losses, _HOPE)) for level, losses in whole.items()}
+        if sight.level != EXACT and sight.share == 1 and sight.anchors == PROBES:
+            whole.setdefault(sight.level, []).append(max(sight.true, FLOOR))
+    return {level: float(np.median(losses)) for level, losses in whole.items()}
 
 
 def tune(

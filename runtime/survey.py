@@ -116,8 +116,9 @@ class Survey:
             self._known[level.name] = np.empty((size, max(1, self.own.size)), np.float32), np.zeros(size, np.bool_)
         values, known = self._known[level.name]
         new = np.unique(positions[~known[positions]])
-        values[new] = self.ask(level, self.places[new])
-        known[new] = True
+        if len(new):
+            values[new] = self.ask(level, self.places[new])
+            known[new] = True
         return np.asarray(values[positions])
 
     def known(self, level: str) -> NDArray[np.float32]:

@@ -14,9 +14,11 @@ from krypton_onnx.modes import DrillDown
 from krypton_onnx.runtime.approximate import anchors as anchoring
 from krypton_onnx.runtime.approximate import lattice as lattices
 from krypton_onnx.runtime.approximate import refinement
-from krypton_onnx.runtime.approximate.anchors import Anchors, around_lowest
+from krypton_onnx.runtime.approximate.anchors import Anchors
 from krypton_onnx.runtime.approximate.lattice import Lattice
-from krypton_onnx.runtime.approximate.quality import ssim, structural_loss
+from krypton_onnx.runtime.approximate.outlook import Outlook
+from krypton_onnx.runtime.approximate.quality import Check, loss_between, ssim, structural_loss
+from krypton_onnx.runtime.approximate.sketch import around_lowest, sketches
 from krypton_onnx.runtime.explain import levels_of
 from krypton_onnx.runtime.questions import Question
 from krypton_onnx.runtime.survey import Survey
@@ -263,29 +265,67 @@ def test_similarity_is_that_of_scikit_image():
     assert ssim(np.ones((9, 9)), np.ones((9, 9))) == 1.0
 
 
-def test_the_loss_at_probes_is_near_the_loss_of_similarity():
+def test_both_losses_are_near_the_loss_of_similarity():
     rng = np.random.default_rng(1)
     exact = rng.standard_normal((60, 60)).cumsum(0).cumsum(1)
+    none = np.zeros_like(exact)
     for noise in (0.3, 1.0, 3.0):
         error = noise * rng.standard_normal(exact.shape)
         everywhere = np.arange(exact.size)
-        loss = structural_loss(exact + error, error.reshape(-1), everywhere)
-        assert loss == pytest.approx(1 - similarity(exact + error, exact), rel=0.5)
-    assert structural_loss(exact, np.zeros(9), np.arange(9)) == 0
-    assert structural_loss(np.ones((9, 9)), np.zeros(9), np.arange(9)) == 0
+        true = 1 - similarity(exact + error, exact)
+        at_probes = structural_loss(exact + error, none, error.reshape(-1), everywhere)
+        between = loss_between(exact + error, np.full_like(exact, noise**2))
+        assert (at_probes, between) == (pytest.approx(true, rel=0.5), pytest.approx(true, rel=0.5))
+    assert structural_loss(exact, none, np.zeros(9), np.arange(9)) == 0
+    assert structural_loss(np.ones((9, 9)), none[:9, :9], np.zeros(9), np.arange(9)) == 0
+    assert loss_between(exact, none) == 0
+
+
+def test_errors_matter_less_where_the_map_is_known_to_vary_more():
+    flat, errors, places = np.ones((9, 9)), np.full(5, 0.1), np.arange(5)
+    losses = [structural_loss(flat, np.full((9, 9), v), errors, places) for v in (0.0, 0.01, 0.1)]
+    assert losses == sorted(losses, reverse=True)
+    assert losses[0] == 1.0
+
+
+def asked(demo):
+    session, (image, *_) = demo
+    survey = Survey(session.materialize(image), Question("top", (16, 16), (4, 4), "mean", "cover", None, None), False)
+    return survey, levels_of(session, survey.base)
 
 
 def anchored(demo, count=30):
-    session, (image, *_) = demo
-    survey = Survey(session.materialize(image), Question("top", (16, 16), (4, 4), "mean", "cover", None, None), False)
-    levels = levels_of(session, survey.base)
-    maps = survey.at(levels[0], np.arange(len(survey.places))).astype(float).reshape(*survey.origins.shape[:2], 1)
-    return Anchors(survey, levels[-1], count, seed=3), maps
+    survey, levels = asked(demo)
+    *_, sketch = sketches(survey, levels[0])
+    return Anchors(survey, levels[-1], count, seed=3), levels[0], sketch
 
 
-def test_residuals_are_what_the_other_anchors_leave(demo, monkeypatch):
-    anchors, maps = anchored(demo)
-    probes, flat = anchors.probes, maps.reshape(-1, 1)
+def test_a_sketch_asks_as_many_as_it_is_told_and_not_twice_as_many_as_it_knows(demo):
+    survey, (level, *_) = asked(demo)
+    drawing = sketches(survey, level)
+    first = next(drawing)
+    second = drawing.send(10)
+    third = drawing.send(10_000)
+    assert second.known.sum() == first.known.sum() + 10
+    assert third.known.sum() == 2 * second.known.sum() + 1
+    assert survey.spent[level.name].queries == third.known.sum()
+    assert (third.doubt[third.known] == 0).all()
+    assert (third.doubt[~third.known] >= 0).all()
+
+
+def test_surprises_are_the_errors_of_what_was_expected(demo):
+    survey, (level, *_) = asked(demo)
+    drawing = sketches(survey, level)
+    first, second = next(drawing), drawing.send(40)
+    new = second.known & ~first.known
+    answers = survey.at(level, np.flatnonzero(new))
+    assert second.surprises[0] == pytest.approx(((answers - first.maps[new]) ** 2).sum(axis=0))
+    assert second.surprises[1] == pytest.approx(first.doubt[new].sum(axis=0))
+
+
+def test_residuals_are_what_the_other_anchors_leave(demo):
+    anchors, level, sketch = anchored(demo)
+    probes, flat = anchors.probes, sketch.maps.reshape(-1, 1)
     errors = anchors.truth(probes) - flat[probes]
     _, left = anchors._fit(errors)
     for one in (0, 7, 29):
@@ -293,16 +333,40 @@ def test_residuals_are_what_the_other_anchors_leave(demo, monkeypatch):
         gram = anchors._alike(others, others) + anchoring.SURPRISE * np.eye(29)
         predicted = anchors._alike(probes[[one]], others) @ np.linalg.solve(gram, np.delete(errors, one, axis=0))
         np.testing.assert_allclose(left[one], errors[one] - predicted[0], atol=1e-9)
+    check = anchors.judged(level, sketch).check
+    assert check.rmse == pytest.approx(np.sqrt(np.mean(left**2)))  # every position has been asked
+    assert check.between == 0 < check.level
 
 
 def test_a_corrected_map_is_exact_at_the_anchors_and_nearer_elsewhere(demo):
-    anchors, maps = anchored(demo, 48)
-    judged = anchors.settle(maps)
+    anchors, level, sketch = anchored(demo, 48)
+    maps = sketch.maps
+    judged = anchors.settle(level, sketch)
     truth = anchors.truth(np.arange(maps.size))
     np.testing.assert_array_equal(judged.maps.reshape(-1, 1)[anchors.probes], truth[anchors.probes])
     around = around_lowest(judged.maps, anchoring.PEAK)
     np.testing.assert_array_equal(judged.maps.reshape(-1, 1)[around], truth[around])
     assert np.abs(judged.maps.reshape(-1, 1) - truth).mean() < np.abs(maps.reshape(-1, 1) - truth).mean()
+
+
+def test_more_anchors_lie_apart_and_leave_smaller_errors(demo):
+    anchors, level, sketch = anchored(demo, 16)
+    few = anchors.judged(level, sketch)
+    anchors.extend(150, sketch.known)
+    many = anchors.judged(level, sketch)
+    assert (len(anchors), len(anchors.probes)) == (150, 16)
+    places = anchors._places
+    assert len(np.unique(places)) == 150
+    apart = np.linalg.norm(sketch_places(sketch)[places[:, None]] - sketch_places(sketch)[places], axis=2)
+    assert np.sort(apart[16:], axis=1)[:, 1].min() > 1.0  # never a neighbour, while there is room elsewhere
+    truth = anchors.truth(np.arange(sketch.maps.size)).reshape(sketch.maps.shape)
+    assert np.abs(many.maps - truth).mean() < 0.8 * np.abs(few.maps - truth).mean()
+    anchors.extend(400, np.zeros_like(sketch.known))
+    assert len(anchors) == 150
+
+
+def sketch_places(sketch):
+    return np.stack(np.meshgrid(*map(np.arange, sketch.known.shape), indexing="ij"), axis=-1).reshape(-1, 2)
 
 
 def test_the_neighbours_of_the_lowest_score_stay_inside():
@@ -316,23 +380,57 @@ def test_the_neighbours_of_the_lowest_score_stay_inside():
 # ---------------------------------------------------------------------------------------------- calibration
 
 
-def test_more_is_promised_for_less_loss_and_for_more_answers():
+def test_more_is_promised_for_less_loss():
     known = calibration.UNTUNED
-    assert known.ssim_bound(0.0, 1.0) > 0.98
-    for (less, more), (few, many) in zip(pairwise([0.0, 0.01, 0.1, 0.5]), pairwise([0.1, 0.3, 0.6, 1.0]), strict=True):
-        assert known.ssim_bound(less, 0.5) > known.ssim_bound(more, 0.5)
-        assert known.ssim_bound(0.05, many) > known.ssim_bound(0.05, few)
-    assert known.ssim_bound(1.0, 0.0) >= 0
+    assert known.ssim_bound(0.0) > 0.98
+    for less, more in pairwise([0.0, 0.01, 0.1, 0.5]):
+        assert known.ssim_bound(less) > known.ssim_bound(more)
+    assert known.ssim_bound(1.0) >= 0
+    for target in (0.8, 0.9, 0.95):
+        loss = next(x for x in np.linspace(0.3, 0, 3001) if known.expected(x) <= known.expected_for(target))
+        assert known.ssim_bound(loss) == pytest.approx(target, abs=2e-3)
+    assert 0.2 <= known.least_share(0.5) < known.least_share(0.9) < known.least_share(0.98) <= 1.0
 
 
-def test_levels_are_expected_to_need_more_answers_the_more_they_lose():
-    known = calibration.UNTUNED
-    levels = sorted([*known.levels, "exact"], key=known.level_loss)
-    shares = [known.share_needed(0.9, known.level_loss(level)) for level in levels]
-    assert levels[0] == "exact"
-    assert shares == sorted(shares)
-    assert 0 < shares[0] < 1
-    assert known.share_needed(0.9, known.level_loss("never seen")) == np.inf
+# ---------------------------------------------------------------------------------------------- the outlook
+
+
+@pytest.fixture
+def outlook(demo):
+    survey, levels = asked(demo)
+    anchors = Anchors(survey, levels[-1], 48, 0)
+    return Outlook(survey, levels, anchors, calibration.UNTUNED, lambda level: next(sketches(survey, level))), levels
+
+
+def test_better_promises_take_longer_and_larger_budgets_lose_less(outlook):
+    ahead, levels = outlook
+    ways = [ahead.soonest(target) for target in (0.7, 0.9, 0.95, 0.99)]
+    assert [way.seconds for way in ways] == sorted(way.seconds for way in ways)
+    assert all(
+        way.loss <= calibration.UNTUNED.expected_for(t) for way, t in zip(ways, (0.7, 0.9, 0.95, 0.99), strict=True)
+    )
+    within = [ahead.best(lambda budget=budget: budget, levels) for budget in (0.01, 0.02, 0.04, 0.08)]
+    losses = [way.loss for way in within]
+    assert losses == sorted(losses, reverse=True)
+    assert ahead.best(lambda: 0.0, levels) is None
+
+
+def test_what_one_level_loses_says_something_of_the_others(outlook):
+    ahead, levels = outlook
+    one, other = levels[0], levels[1]
+    before = ahead.loss(other)
+    ahead.learn(one, 1.0, Check(48, 1.0, (0.9, 1.1), 0.0, min(1.0, 10 * calibration.UNTUNED.level_loss(one.name))))
+    assert ahead.loss(one) > calibration.UNTUNED.level_loss(one.name)
+    assert before < ahead.loss(other) <= 1
+    assert ahead.loss(levels[-1]) == 0
+
+
+def test_a_way_that_is_taken_is_cheaper_to_go_on(outlook):
+    ahead, _ = outlook
+    way = ahead.soonest(0.95)
+    check = Check(48, 1.0, (0.9, 1.1), way.loss / 2, way.loss / 2)
+    ahead.learn(way.level, way.share - 0.1, check)
+    assert ahead.soonest(0.95).seconds < way.seconds
 
 
 # ---------------------------------------------------------------------------------------------- mistakes

@@ -1,8 +1,9 @@
 """Anchors: positions that are asked exactly, by which an approximate map is corrected and judged.
 
-The errors of a map are smooth: cutting windows, for one, loses about as much here as a few pixels further on. So the
+The errors of a level are smooth: cutting windows, for one, loses about as much here as a few pixels further on. So the
 errors at the anchors say something about those between them: the map is corrected by their Gaussian-process mean, and
-judged at every probe by what the other anchors leave of its error (the leave-one-out residual).
+judged at every probe by what the other anchors leave of the level's error there (the leave-one-out residual), and by
+how far what was expected there is from the level's own answer.
 """
 
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from krypton_onnx.runtime.approximate.quality import Check, Floats, Integers, check, structural_loss
+from krypton_onnx.runtime.approximate.sketch import Sketch, around_lowest
 from krypton_onnx.runtime.survey import Level, Survey
 
 REACH = 0.75
@@ -55,43 +57,86 @@ class Anchors:
         self._places = self.probes
         self._kernels = np.zeros((len(survey.places), 0))
 
+    def __len__(self) -> int:
+        return len(self._places)
+
     def truth(self, positions: Integers) -> Floats:
         """Exact scores, [n, T]."""
         return self._survey.at(self._exact, positions).astype(np.float64)
 
-    def judged(self, maps: Floats) -> Judged:
-        """A map [rows, cols, T], corrected by the anchors."""
+    def extend(self, count: int, among: NDArray[np.bool_]) -> None:
+        """Become so many, by positions that are far from one another.
+
+        Args:
+            count: of all anchors.
+            among: bool [rows, cols], the positions to choose from.
+        """
+        places, found = self._survey.places.astype(np.float64), self._places.tolist()
+        apart = np.where(among.reshape(-1), np.inf, 0.0)
+        for place in found:
+            apart = np.minimum(apart, ((places - places[place]) ** 2).sum(axis=1))
+        while len(found) < count and apart.max() > 0:
+            found.append(int(apart.argmax()))
+            apart = np.minimum(apart, ((places - places[found[-1]]) ** 2).sum(axis=1))
+        self._places = np.array(found, np.int64)
+
+    def judged(self, level: Level, sketch: Sketch) -> Judged:
+        """A sketch by a level, corrected by the anchors."""
         if not len(self._places):
-            return Judged(maps, None)
-        truth, flat = self.truth(self._places), maps.reshape(-1, maps.shape[2])
-        errors = _finite(truth - flat[self._places])
+            return Judged(sketch.maps, None)
+        flat = _listed(sketch.maps)
+        truth, errors = self.truth(self._places), self._errors(level, self._places)
         weights, left = self._fit(errors)
         new = self._places[self._kernels.shape[1] :]
         self._kernels = np.concatenate([self._kernels, self._alike(np.arange(len(flat)), new)], axis=1)
         corrected = flat + self._kernels @ weights
         corrected[self._places] = truth
-        probed = left[: len(self.probes)]
-        found = check(corrected.reshape(maps.shape), probed, self.probes) if len(probed) else None
-        return Judged(corrected.reshape(maps.shape), found)
+        maps = corrected.reshape(sketch.maps.shape)
+        if not len(self.probes):
+            return Judged(maps, None)
+        expected, variance = self._between(level, sketch)
+        return Judged(maps, check(maps, left[: len(self.probes)], expected, variance, self.probes))
 
-    def loss_at_best(self, level: Level, maps: Floats) -> float:
-        """The loss that is left if every position is asked at a level.
+    def level_loss(self, level: Level, drawn_by: Level, sketch: Sketch) -> float:
+        """The loss at the probes that is left if every position is asked at a level.
 
         Args:
             level: to judge.
-            maps: [rows, cols, T], about what its map will be.
+            drawn_by: another level, or the same.
+            sketch: by that one, about what the map will be.
         """
-        _, left = self._fit(_finite(self.truth(self.probes) - self._survey.at(level, self.probes)))
-        return max(structural_loss(maps[..., t], left[:, t], self.probes) for t in range(maps.shape[2]))
+        _, left = self._fit(self._errors(level, self.probes))
+        _, variance = self._between(drawn_by, sketch)
+        losses = (
+            structural_loss(sketch.maps[..., t], variance[..., t], left[:, t], self.probes)
+            for t in range(left.shape[1])
+        )
+        return max(losses)
 
-    def settle(self, maps: Floats) -> Judged:
+    def settle(self, level: Level, sketch: Sketch) -> Judged:
         """Ask exactly around the largest drop of each target, wherever correcting moves it, and judge the map again."""
         while True:
-            judged = self.judged(maps)
+            judged = self.judged(level, sketch)
             new = np.setdiff1d(around_lowest(judged.maps, PEAK), self._places)
             if not len(new):
                 return judged
             self._places = np.concatenate([self._places, new])
+
+    def _errors(self, level: Level, places: Integers) -> Floats:
+        return _finite(self.truth(places) - self._survey.at(level, places))
+
+    def _between(self, level: Level, sketch: Sketch) -> tuple[Floats, Floats]:
+        """How far a sketch is from its level's answers at the probes, [M, T], and everywhere else.
+
+        The latter is a variance, [rows, cols, T], from what surprised at the probes and at the positions asked lately.
+        """
+        wrong = _finite(self._survey.at(level, self.probes) - _listed(sketch.maps)[self.probes])
+        doubt = _finite(sketch.doubt)
+        at_probes = np.stack([wrong**2, _listed(doubt)[self.probes]])
+        squares, doubts = sketch.surprises + at_probes.sum(axis=1)
+        variance: Floats = doubt * np.divide(squares, doubts, out=np.zeros_like(squares), where=doubts > 0)
+        _listed(variance)[self._places] = 0.0
+        return wrong, variance
 
     def _fit(self, errors: Floats) -> tuple[Floats, Floats]:
         """Weights of the anchors' kernels, and the leave-one-out residuals: [n, T] each.
@@ -111,24 +156,11 @@ class Anchors:
         return alike
 
 
+def _listed(maps: Floats) -> Floats:
+    """[N, T] of [rows, cols, T], the same memory."""
+    return maps.reshape(-1, maps.shape[2])
+
+
 def _finite(errors: Floats) -> Floats:
     """Scores that are no numbers say nothing about those between them."""
     return np.nan_to_num(errors, nan=0.0, posinf=0.0, neginf=0.0)
-
-
-def around_lowest(maps: Floats, reach: int) -> NDArray[np.int64]:
-    """The positions around the lowest score of each target, where the drop is largest.
-
-    Args:
-        maps: [rows, cols, T].
-        reach: rows and columns on each side.
-    """
-    rows, cols, targets = maps.shape
-    found = []
-    for target in range(targets):
-        lowest = np.argmin(np.nan_to_num(maps[..., target], nan=np.inf))
-        row, col = divmod(int(lowest), cols)
-        down = np.arange(max(0, row - reach), min(rows, row + reach + 1))
-        across = np.arange(max(0, col - reach), min(cols, col + reach + 1))
-        found.append((down[:, None] * cols + across).reshape(-1))
-    return np.unique(np.concatenate(found))

@@ -1,9 +1,11 @@
 """How good an approximate map is: what exact probes say, and what is promised of it.
 
 With errors that do not depend on the map, the SSIM of a window is (2·variance + C2) / (2·variance + C2 + error²), the
-variance being that of the map in the window. So where a map is wrong by e, it loses about e² / (2·variance + C2 + e²),
-and the mean of that over exact probes at random positions is a rough estimate of 1 − SSIM. A `Calibration` makes it
-a bound: a fit, and the factor by which the true loss exceeds it on few of other images (a split-conformal quantile).
+variance being that of the map in the window. So where a map is wrong by e, it loses about e² / (2·variance + C2 + e²).
+Of the answers of a level, exact probes at random positions tell e; of what lies between the positions that have been
+asked, every answer tells how wrong the map was there before. The two together are a rough estimate of 1 − SSIM. A
+`Calibration` makes it a bound: a fit, and the factor by which the true loss exceeds it on few of other images (a
+split-conformal quantile).
 """
 
 import math
@@ -29,51 +31,78 @@ _RESAMPLES = 1000
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """What exact probes say of a map.
+    """What exact probes say of a map; of a list of targets, the most that is said of any.
 
     Attributes:
         probes: how many.
-        rmse: root of the mean square error, in units of the score; of a list of targets the largest.
+        rmse: root of the mean square error, in units of the score.
         rmse_interval: a confidence interval of it, 95 %, by resampling the probes.
-        loss: `structural_loss`; of a list of targets the largest.
+        between: loss of structural similarity by positions that have not been asked.
+        level: by answers that are not exact.
     """
 
     probes: int
     rmse: float
     rmse_interval: tuple[float, float]
-    loss: float
+    between: float
+    level: float
+
+    @property
+    def loss(self) -> float:
+        """By both."""
+        return self.between + self.level
 
 
-def check(maps: Floats, errors: Floats, probes: Integers) -> Check:
-    """What errors at probes say of maps.
+def check(maps: Floats, left: Floats, expected: Floats, variance: Floats, probes: Integers) -> Check:
+    """What probes say of maps.
 
     Args:
         maps: [rows, cols, T].
-        errors: [M, T].
+        left: [M, T], the error of the level's answers at the probes, as far as the other anchors do not correct it.
+        expected: [M, T], how far the maps are from these answers.
+        variance: [rows, cols, T], of what has not been asked about.
         probes: int64 [M], indices of the positions.
     """
-    squares = errors**2
+    squares = (left + expected) ** 2
     worst = int(np.argmax(squares.mean(axis=0)))
     picks = np.random.default_rng(0).integers(0, len(probes), (_RESAMPLES, len(probes)))
     means = squares[:, worst][picks].mean(axis=1)
     low, high = (float(math.sqrt(q)) for q in np.quantile(means, (0.025, 0.975)))
-    losses = [structural_loss(maps[..., t], errors[:, t], probes) for t in range(maps.shape[2])]
-    return Check(len(probes), float(math.sqrt(squares[:, worst].mean())), (low, high), max(losses))
+    losses = [
+        (loss_between(scores, doubtful), structural_loss(scores, doubtful, errors, probes))
+        for scores, doubtful, errors in zip(np.moveaxis(maps, 2, 0), np.moveaxis(variance, 2, 0), left.T, strict=True)
+    ]
+    return Check(len(probes), float(math.sqrt(squares[:, worst].mean())), (low, high), *max(losses, key=sum))
 
 
-def structural_loss(scores: Floats, errors: Floats, probes: Integers) -> float:
+def structural_loss(scores: Floats, variance: Floats, errors: Floats, probes: Integers) -> float:
     """Mean loss of structural similarity where a map is wrong.
 
     Args:
         scores: the map, [rows, cols].
+        variance: [rows, cols], of what has not been asked about, by which the exact map varies more than this one.
         errors: [M], at the probes.
         probes: int64 [M], indices of the positions.
     """
+    allowed = _allowed(scores) + 2 * _local_mean(variance)
+    return float(_lost(errors**2, allowed.reshape(-1)[probes]).mean())
+
+
+def loss_between(scores: Floats, variance: Floats) -> float:
+    """Mean loss of structural similarity of a map that is expected to be wrong by so much: [rows, cols] each."""
+    half = WINDOW // 2
+    return float(_lost(_local_mean(variance), _allowed(scores))[half:-half, half:-half].mean())
+
+
+def _lost(squares: Floats, allowed: Floats) -> Floats:
+    return np.divide(squares, allowed + squares, out=np.zeros_like(squares), where=squares > 0)
+
+
+def _allowed(scores: Floats) -> Floats:
+    """2 · variance + C2 around every position."""
     finite = np.isfinite(scores)
     scores = np.where(finite, scores, scores[finite].mean() if finite.any() else 0.0)
-    squares = errors**2
-    allowed = 2 * _local_variance(scores).reshape(-1)[probes] + _CONTRAST * np.ptp(scores) ** 2 + squares
-    return float(np.divide(squares, allowed, out=np.zeros_like(squares), where=squares > 0).mean())
+    return 2 * _local_variance(scores) + _CONTRAST * np.ptp(scores) ** 2
 
 
 def _local_variance(scores: Floats) -> Floats:

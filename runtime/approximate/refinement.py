@@ -1,37 +1,20 @@
 """Refining a map, always where it is most doubtful: until a promised quality is met, or until a budget is spent."""
 
-import math
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
 
-from krypton_onnx.calibration import LEAST_SHARE, Calibration
+from krypton_onnx.calibration import Calibration
 from krypton_onnx.errors import KryptonError
-from krypton_onnx.runtime.approximate.anchors import PEAK, Anchors, Judged, around_lowest
-from krypton_onnx.runtime.approximate.choice import Choice
-from krypton_onnx.runtime.approximate.lattice import Lattice
-from krypton_onnx.runtime.approximate.quality import (
-    PROBES,
-    WINDOW,
-    Check,
-    Floats,
-)
+from krypton_onnx.runtime.approximate.anchors import PEAK, Anchors, Judged
+from krypton_onnx.runtime.approximate.outlook import Outlook, Way, query_seconds
+from krypton_onnx.runtime.approximate.quality import PROBES, WINDOW, Check, Floats
+from krypton_onnx.runtime.approximate.sketch import Sketch, lattice_of, sketches
 from krypton_onnx.runtime.survey import Level, Survey
-
-GROWTH = 1.0
-"""Positions that are asked before the map is judged again, at the most, over those that are known. Smaller steps choose
-hardly better ones, and fill fewer batches."""
-
-LEAST_STEP = 0.025
-"""The same at the least, over all positions."""
 
 QUICK_SECONDS = 0.15
 """Exact answers that are predicted to take less, on one core, are sooner asked than spared."""
-
-NEAR_PEAK = 2
-"""Rows and columns around the largest drop that are asked whatever the doubt."""
 
 PROBE_SHARE = 0.1
 """Of a budget that may go into checking the result."""
@@ -70,15 +53,16 @@ def everything(survey: Survey, level: Level) -> Draft:
 
 def stepwise(survey: Survey, level: Level) -> Iterator[Draft]:
     """The same, from coarse to fine."""
-    for scores, known in refined(survey, level, lambda: len(survey.places)):
-        done = bool(known.all())
-        yield Draft(scores, level.name, float(known.mean()), None, 1.0 if done and level.exact else None, done)
+    for sketch in sketches(survey, level):
+        done = bool(sketch.known.all())
+        scores = sketch.maps.reshape(len(survey.places), -1)
+        yield Draft(scores, level.name, sketch.share, None, 1.0 if done and level.exact else None, done)
 
 
 def until_good(
     survey: Survey, levels: Sequence[Level], target: float, calibration: Calibration, seed: int
 ) -> Iterator[Draft]:
-    """Refine until the SSIM is promised; if a level cannot reach it, go on with a better one.
+    """Refine until the SSIM is promised, by more positions, by more anchors, or at a better level.
 
     Args:
         survey: what to ask.
@@ -87,58 +71,24 @@ def until_good(
         calibration: what makes a promise of probes.
         seed: of the probes' positions.
     """
-    if not is_worth_it(survey) or _query_seconds(levels[-1], survey) * len(survey.places) < QUICK_SECONDS:
-        yield everything(survey, levels[-1])
+    exact = levels[-1]
+    if not is_worth_it(survey) or query_seconds(survey, exact) * len(survey.places) < QUICK_SECONDS:
+        yield everything(survey, exact)
         return
-    anchors = Anchors(survey, levels[-1], PROBES, seed)
-    choice = Choice(anchors, calibration, lambda level: _outline(survey, level))
-
-    def cost(level: Level) -> float:
-        share = calibration.share_needed(target, choice.loss(level))
-        if share > 1 and not level.exact:
-            return math.inf
-        return _query_seconds(level, survey) * min(share, 1.0)
-
-    left = list(levels)
+    work = _Refinement(survey, levels, PROBES, calibration, seed)
+    least = calibration.least_share(target)
     while True:
-        level = choice.best(left, cost)
-        for draft in _promised(survey, level, anchors, target, calibration):
-            yield draft
-            if draft.done:
-                return
-        left = [other for other in left if choice.loss(other) < choice.loss(level)]
-
-
-def _promised(
-    survey: Survey, level: Level, anchors: Anchors, target: float, calibration: Calibration
-) -> Iterator[Draft]:
-    """Refine at one level; the last map is done, or nothing that this level gives would be good enough."""
-    missing, least = 1.0, max(LEAST_SHARE, min(calibration.share_needed(target, 0.0), 1.0))
-
-    def room() -> int:
-        return int(missing * len(survey.places))
-
-    for scores, known in refined(survey, level, room):
-        maps, share = as_maps(survey, scores), float(known.mean())
-        if level.exact and known.all():
-            yield Draft(scores, level.name, 1.0, None, 1.0, done=True)
+        way = work.outlook.soonest(target)
+        sketch, draft = work.go_on(way)
+        if not draft.done and draft.share >= least and sketch.knows_its_peak and _promises(draft, target):
+            draft = work.settled(way.level, target)
+        yield draft
+        if draft.done:
             return
-        if not level.exact and calibration.ssim_bound(anchors.loss_at_best(level, maps), 1.0) < target:
-            return
-        judged = anchors.judged(maps)
-        enough = share >= least and known[around_lowest(maps, NEAR_PEAK)].all()
-        if (bound := _bound(judged, share, calibration)) >= target and enough:
-            judged = anchors.settle(maps)
-            bound = _bound(judged, share, calibration)
-        done = bound >= target and bool(enough)
-        yield Draft(judged.maps.reshape(scores.shape), level.name, share, judged.check, bound, done)
-        if done:
-            return
-        missing = max(calibration.share_missing(bound, target), least - share, LEAST_STEP)
 
 
-def _bound(judged: Judged, share: float, calibration: Calibration) -> float:
-    return 0.0 if judged.check is None else calibration.ssim_bound(judged.check.loss, share)
+def _promises(draft: Draft, target: float) -> bool:
+    return draft.ssim_bound is not None and draft.ssim_bound >= target
 
 
 def until_spent(
@@ -150,48 +100,35 @@ def until_spent(
         survey: what to ask.
         levels: the last is exact.
         seconds: on one core of the reference machine, for the queries alone.
-        calibration: says which level to expect most of.
+        calibration: says what to expect of levels, positions and anchors.
         seed: of the probes' positions.
 
     Raises:
         KryptonError: not even the coarsest map can be had for it.
     """
     exact, count = levels[-1], len(survey.places)
-    costs = [_query_seconds(level, survey) for level in levels]
+    costs = [query_seconds(survey, level) for level in levels]
     if costs[-1] * count <= seconds or not is_worth_it(survey):
         yield everything(survey, exact)
         return
     probes = min(PROBES, int(PROBE_SHARE * seconds / costs[-1]))
-    anchors = Anchors(survey, exact, probes if probes >= FEWEST_PROBES else 0, seed)
-    anchored = (len(anchors.probes) + (2 * PEAK + 1) ** 2) * costs[-1]
-    left = seconds - anchored
-    coarsest = int((_lattice(survey).stages == 0).sum())
-    shares = [left / (cost * count) for cost in costs]
-    affordable = [n for n, share in enumerate(shares) if share * count >= coarsest]
-    if not affordable:
-        raise TooFastError(coarsest * min(costs) + anchored)
-    choice = Choice(anchors, calibration, lambda level: _outline(survey, level))
-    shares_of = {levels[n].name: min(shares[n], 1.0) for n in affordable}
-    within = [levels[n] for n in affordable]
-    level = choice.best(within, lambda level: calibration.typical_loss(shares_of[level.name], choice.loss(level)))
+    probes = probes if probes >= FEWEST_PROBES else 0
+    peak = (2 * PEAK + 1) ** 2 * costs[-1] + exact.driver.plan.run_seconds
+    coarsest = int((lattice_of(survey).stages == 0).sum())
+    least = coarsest * min(costs) + probes * costs[-1] + peak
+    if least > seconds:
+        raise TooFastError(least)
+    work = _Refinement(survey, levels, probes, calibration, seed)
 
-    def room() -> int:
-        spent = sum(one.seconds for one in survey.spent.values())
-        mean = survey.spent[level.name].seconds / survey.spent[level.name].queries
-        return int((seconds - (2 * PEAK + 1) ** 2 * costs[-1] - spent) / mean)
+    def left() -> float:
+        return seconds - peak - sum(one.seconds for one in survey.spent.values())
 
-    maps, share = np.empty(0), 0.0
-    for scores, known in refined(survey, level, room):
-        if maps.size:
-            yield _drafted(anchors.judged(maps), level, share, calibration, done=False)
-        maps, share = as_maps(survey, scores), float(known.mean())
-    yield _drafted(anchors.settle(maps), level, share, calibration, done=True)
-
-
-def _drafted(judged: Judged, level: Level, share: float, calibration: Calibration, *, done: bool) -> Draft:
-    bound = None if judged.check is None else calibration.ssim_bound(judged.check.loss, share)
-    scores = judged.maps.reshape(-1, judged.maps.shape[2])
-    return Draft(scores, level.name, share, judged.check, bound, done)
+    level = None
+    while way := work.outlook.best(left, levels if level is None else [level]):
+        level = way.level
+        _, draft = work.go_on(way)
+        yield draft
+    yield work.settled(level or levels[int(np.argmin(costs))])
 
 
 class TooFastError(KryptonError):
@@ -202,52 +139,65 @@ class TooFastError(KryptonError):
         self.seconds = seconds
 
 
-def refined(survey: Survey, level: Level, room: Callable[[], int]) -> Iterator[tuple[Floats, NDArray[np.bool_]]]:
-    """Maps [N, T], each better than the one before, and which positions have been asked for it.
+class _Refinement:
+    """The sketches of one survey, at every level as far as it has come, and the anchors that they share.
 
     Args:
         survey: what to ask.
-        level: how to answer.
-        room: how many positions more may be asked; the last map is the one for which there are none.
+        levels: the last is exact.
+        probes: how many.
+        calibration: what makes a promise of probes.
+        seed: of the probes' positions.
     """
-    lattice, eagerness = _lattice(survey), _lattice(survey).eagerness.reshape(-1)
-    known = lattice.stages.reshape(-1) == 0
-    new = np.flatnonzero(known)
-    values = np.zeros((len(known), max(1, survey.own.size)))
-    while True:
-        values[new] = survey.at(level, new)
-        maps, spread = lattice.expected(as_maps(survey, values), known.reshape(lattice.shape))
-        yield maps.reshape(values.shape), known
-        count = min(int(GROWTH * known.sum()) + 1, int((~known).sum()), room())
-        if count <= 0:
-            return
-        seen = np.where(np.isfinite(values[known]), values[known], np.nan)
-        ranges = np.fmax(np.nanmax(seen, axis=0) - np.nanmin(seen, axis=0), np.finfo(np.float32).tiny)
-        doubt = (np.nan_to_num(spread, nan=np.inf).reshape(values.shape) / ranges).max(axis=1) * eagerness
-        doubt[around_lowest(maps, NEAR_PEAK)] = np.inf
-        doubt[known] = -1.0
-        new = np.sort(np.argpartition(-doubt, count - 1)[:count])
-        known = known.copy()
-        known[new] = True
+
+    def __init__(
+        self, survey: Survey, levels: Sequence[Level], probes: int, calibration: Calibration, seed: int
+    ) -> None:
+        self._survey, self._calibration = survey, calibration
+        self._anchors = Anchors(survey, levels[-1], probes, seed)
+        self.outlook = Outlook(survey, levels, self._anchors, calibration, self._sketch)
+        self._begun: dict[str, Generator[Sketch, int | None, None]] = {}
+        self._sketches: dict[str, Sketch] = {}
+
+    def go_on(self, way: Way) -> tuple[Sketch, Draft]:
+        """A step of the way: of its anchors only if all its positions have been asked by then."""
+        level, sketch = way.level, self._sketch(way.level)
+        more = round((way.share - sketch.share) * sketch.known.size)
+        if more > 0:
+            sketch = self._sketches[level.name] = self._begun[level.name].send(more)
+        if sketch.known.sum() >= round(way.share * sketch.known.size):
+            self._anchors.extend(way.anchors, sketch.known)
+        if level.exact and sketch.known.all():
+            return sketch, Draft(_listed(sketch.maps), level.name, 1.0, None, 1.0, done=True)
+        return sketch, self._draft(level, self._anchors.judged(level, sketch))
+
+    def settled(self, level: Level, target: float | None = None) -> Draft:
+        """The map with exact answers around its largest drops; the last one, if it keeps a promise.
+
+        Args:
+            level: to go on from.
+            target: the SSIM that is promised; None for no promise.
+        """
+        draft = self._draft(level, self._anchors.settle(level, self._sketch(level)))
+        return replace(draft, done=target is None or _promises(draft, target))
+
+    def _draft(self, level: Level, judged: Judged) -> Draft:
+        share, check = self._sketch(level).share, judged.check
+        self.outlook.learn(level, share, check)
+        bound = None if check is None else self._calibration.ssim_bound(check.loss)
+        return Draft(_listed(judged.maps), level.name, share, check, bound, done=False)
+
+    def _sketch(self, level: Level) -> Sketch:
+        """The latest."""
+        if level.name not in self._begun:
+            self._begun[level.name] = sketches(self._survey, level)
+            self._sketches[level.name] = next(self._begun[level.name])
+        return self._sketches[level.name]
 
 
-def _outline(survey: Survey, level: Level) -> Floats:
-    """The coarsest map [rows, cols, T]."""
-    scores, _ = next(refined(survey, level, lambda: 0))
-    return as_maps(survey, scores)
-
-
-def _query_seconds(level: Level, survey: Survey) -> float:
-    return level.driver.query_seconds(survey.question.patch, level.tau)
-
-
-def _lattice(survey: Survey) -> Lattice:
-    return Lattice(*survey.origins.shape[:2])
-
-
-def as_maps(survey: Survey, scores: Floats) -> Floats:
-    """[rows, cols, T] of [N, T]."""
-    return scores.reshape(*survey.origins.shape[:2], -1)
+def _listed(maps: Floats) -> Floats:
+    """[N, T] of [rows, cols, T]."""
+    return maps.reshape(-1, maps.shape[2])
 
 
 def is_worth_it(survey: Survey) -> bool:
