@@ -11,7 +11,12 @@ EXACT = "exact"
 
 LEAST_SHARE = 0.2
 """Of the positions that must have been asked before anything is promised: fewer, and the probes, can miss a peak.
-Nor is anything promised before so many have been asked as typically are when so little is lost between them."""
+Nor is anything promised before so many have been asked as a map typically needs, or one that is smoother."""
+
+SMOOTHER = 2.0
+"""By this factor in what is lost between positions, for that."""
+
+_SHARE_STEP = 1e-4
 
 FLOOR = 1e-3
 """Added to the loss at the probes, for they are few."""
@@ -25,7 +30,8 @@ class Calibration:
         scale, power: the fit of the loss, ``exp(scale) · (loss_as_seen + FLOOR)^power``.
         promises: (expected, allowed) losses, ascending: of other images for which so much was expected when refinement
             stopped, 98 % had lost no more than was allowed.
-        lattice: (a, b), the typical loss between positions of which a share has been asked, ``exp(a + b·share)``.
+        lattice: (a, b), the typical loss between positions of which a share has been asked,
+            ``(1 − share) · exp(a + b·share)``.
         levels: by a level's name, what is typically lost where all positions have been asked at it.
         images: how many it rests on.
     """
@@ -52,16 +58,19 @@ class Calibration:
     def between(self, share: float) -> float:
         """What is typically lost between positions of which a share has been asked."""
         constant, slope = self.lattice
-        return math.exp(constant + slope * share) if share < 1 else 0.0
+        return (1 - share) * math.exp(constant + slope * share)
 
     def share_between(self, loss: float) -> float:
         """Of the positions that have typically been asked where no more than this is lost between them; 1 for all."""
-        constant, slope = self.lattice
-        return min(max(0.0, (math.log(loss) - constant) / slope), 1.0) if loss > 0 else 1.0
+        low, high = 0.0, 1.0
+        while high - low > _SHARE_STEP:
+            middle = (low + high) / 2
+            low, high = (low, middle) if self.between(middle) <= loss else (middle, high)
+        return high
 
     def least_share(self, target: float) -> float:
         """Of the positions that must have been asked before this SSIM is promised, whatever probes say."""
-        return max(LEAST_SHARE, self.share_between(self.expected_for(target)))
+        return max(LEAST_SHARE, self.share_between(SMOOTHER * self.expected_for(target)))
 
     def level_loss(self, level: str) -> float:
         """What is typically lost at a level; 0 for exact answers, and 1 for what has not been seen."""
@@ -77,20 +86,20 @@ def _between(value: float, pairs: Sequence[tuple[float, float]]) -> float:
 
 
 UNTUNED = Calibration(
-    scale=0.0251,
-    power=0.894,
-    promises=((0.0119, 0.02), (0.0297, 0.05), (0.0595, 0.1), (0.0892, 0.15), (0.138, 0.2)),
-    lattice=(-1.42, -4.55),
+    scale=-0.35,
+    power=0.899,
+    promises=((0.00939, 0.02), (0.0325, 0.05), (0.0697, 0.1), (0.107, 0.15), (0.146, 0.2)),
+    lattice=(-0.954, -2.49),
     levels={
-        "tau 0.4": 0.0731,
-        "tau 0.5": 0.0118,
-        "tau 0.6": 0.00223,
-        "tau 0.75": 0.000102,
-        "int8 tau 0.4": 0.087,
-        "int8 tau 0.5": 0.0312,
-        "int8 tau 0.6": 0.00973,
-        "int8 tau 0.75": 0.00346,
-        "int8": 0.00141,
+        "tau 0.4": 0.1,
+        "tau 0.5": 0.0222,
+        "tau 0.6": 0.00406,
+        "tau 0.75": 0.001,
+        "int8 tau 0.4": 0.108,
+        "int8 tau 0.5": 0.0387,
+        "int8 tau 0.6": 0.0245,
+        "int8 tau 0.75": 0.0242,
+        "int8": 0.0248,
     },
     images=38,
 )

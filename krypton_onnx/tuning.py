@@ -108,13 +108,13 @@ def calibrated(images: Sequence[Sequence[Sight]]) -> Calibration:
     """
     all_ = [sight for image in images for sight in image]
     fitted = [s for s in all_ if _FIT[0] < s.true < _FIT[1] and s.share >= LEAST_SHARE]
-    coarse = [s for s in all_ if s.level == EXACT and s.share < 1 and s.true > _NOTHING]
-    if len(fitted) < 10 or len({s.share for s in coarse}) < 2:
+    lattices = list(_lattices(images))
+    if len(fitted) < 10 or not lattices:
         raise KryptonError(
             "The approximate maps of these pictures differ too little from the exact ones to learn from: give others."
         )
     power, scale = np.polyfit([math.log(s.loss + FLOOR) for s in fitted], [math.log(s.true) for s in fitted], 1)
-    fit = Calibration(float(scale), float(power), (), _lattice(coarse), _levels(all_), len(images))
+    fit = Calibration(float(scale), float(power), (), _typical(lattices), _levels(all_), len(images))
     return replace(fit, promises=tuple(_promises(fit, images)))
 
 
@@ -141,10 +141,18 @@ def _margins(fit: Calibration, image: Sequence[Sight], allowed: float) -> Iterat
         yield _MORE * max((allowed / fit.expected(s.loss) for s in early), default=1.0)
 
 
-def _lattice(seen: Sequence[Sight]) -> tuple[float, float]:
-    """The typical loss of exact answers at a share of the positions: (a, b) of exp(a + b·share)."""
-    slope, constant = np.polyfit([s.share for s in seen], np.log([s.true for s in seen]), 1)
-    return float(constant), float(min(slope, -1.0))
+def _lattices(images: Sequence[Sequence[Sight]]) -> Iterator[tuple[float, float]]:
+    """How the loss falls with the share of the positions, image by image; see `Calibration.lattice`."""
+    for image in images:
+        seen = {s.share: s.true for s in image if s.level == EXACT and s.share < 1 and s.true > _NOTHING}
+        if len(seen) > 1:
+            slope, constant = np.polyfit(list(seen), [math.log(loss / (1 - share)) for share, loss in seen.items()], 1)
+            yield float(constant), float(slope)
+
+
+def _typical(lattices: Sequence[tuple[float, float]]) -> tuple[float, float]:
+    constant, slope = np.median(lattices, axis=0)
+    return float(constant), min(float(slope), 0.0)
 
 
 def _levels(all_: Sequence[Sight]) -> dict[str, float]:

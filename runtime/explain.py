@@ -79,14 +79,12 @@ def _drafts(survey: Survey, session: "Session", mode: Mode) -> Iterator[Draft]:
 
 
 def _sped_up(survey: Survey, levels: list[Level], speedup: float, seed: int) -> Iterator[Draft]:
-    """By so many times over full inference, all base runs included."""
-    full = survey.base.plan.full_seconds
-    runs = len({id(level.driver) for level in levels}) * full
-    whole = full * len(survey.places)
+    """By so many times over full inference, the image's own runs included."""
+    whole = survey.base.plan.full_seconds * len(survey.places)
     try:
-        yield from until_spent(survey, levels, whole / speedup - runs, _calibration(survey), seed)
+        yield from until_spent(survey, levels, whole / speedup, _calibration(survey), seed)
     except TooFastError as error:
-        most = whole / (error.seconds + runs)
+        most = whole / error.seconds
         raise KryptonError(
             f"This question cannot be answered {speedup:g} times as fast as full inference; ask for a speedup of up to "
             f"{math.floor(most):d}."

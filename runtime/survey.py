@@ -21,6 +21,14 @@ if TYPE_CHECKING:
 
 Floats = NDArray[np.float64]
 
+IMAGE_RUN = 5.0
+"""What a variant's run of the image itself takes, in queries of full inference: no batch shares what a run costs once,
+views are written, and the outputs are another run."""
+
+
+PLANNING, PLANNING_QUERY = 1e-3, 5e-6
+"""Seconds that it takes to cut queries into batches, and more for each query, on one core while the others wait."""
+
 
 @dataclass(frozen=True, slots=True)
 class Level:
@@ -78,6 +86,8 @@ class Survey:
         shown, score: what patches show, and what is scored.
         own: float32 [] or [T], the scores of the image itself.
         spent: per level's name, what has been asked.
+        fixed: seconds that all else is predicted to take: the image's own runs, of all variants that have been asked,
+            and planning.
     """
 
     def __init__(self, base: Base, question: Question, progress: bool | None) -> None:
@@ -90,6 +100,8 @@ class Survey:
         self.score = score_of(question.target, Setting(base.outputs, name, (height, width), plan.channels_last))
         self.own = self.score.of(base.outputs)[0]
         self.spent: dict[str, Spent] = {}
+        self.fixed = IMAGE_RUN * plan.full_seconds
+        self._ran = {id(plan)}
         self._known: dict[str, tuple[NDArray[np.float32], NDArray[np.bool_]]] = {}
         self._bar = tqdm(unit="query", disable=None if progress is None else not progress)
 
@@ -130,6 +142,8 @@ class Survey:
         """Scores with the patch at any origins, int64 [n, 2]: float32 [n, T]."""
         scores = np.empty((len(places), max(1, self.own.size)), np.float32)
         spent, plan = self.spent.setdefault(level.name, Spent()), level.driver.plan
+        self.fixed += self.image_seconds(level) + PLANNING + PLANNING_QUERY * len(places)
+        self._ran.add(id(plan))
         flops = np.array([window.flops for window in plan.windows], np.int64)
         content = self.shown.content(places, self.question.patch)
         # What a variant makes of the image itself, it makes of every query.
@@ -142,6 +156,10 @@ class Survey:
             spent.flops += len(batch.queries) * int(flops @ batch.window_sizes.prod(axis=1) + plan.dense_flops)
             self._bar.update(len(batch.queries))
         return scores
+
+    def image_seconds(self, level: Level) -> float:
+        """What the image's own run by a level's variant will take; 0 if that has been asked already."""
+        return 0.0 if id(level.driver.plan) in self._ran else IMAGE_RUN * self.base.plan.full_seconds
 
     def heatmap(self, scores: NDArray[Any], record: dict[str, Any], done: bool) -> Heatmap:
         """The heatmap of scores [N, T].

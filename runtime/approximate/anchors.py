@@ -151,8 +151,10 @@ class Anchors:
     def _alike(self, a: Integers, b: Integers) -> Floats:
         """How alike errors at two lists of positions are: [len(a), len(b)]."""
         reach = REACH * np.array(self._survey.question.patch)
-        between = (self._survey.places[a][:, None] - self._survey.places[b][None]) / reach
-        alike: Floats = np.exp(-0.5 * (between**2).sum(axis=2)) + EVERYWHERE
+        places = self._survey.places / reach
+        squares = (places**2).sum(axis=1)
+        between = squares[a][:, None] + squares[b] - 2 * places[a] @ places[b].T
+        alike: Floats = np.exp(-0.5 * between) + EVERYWHERE
         return alike
 
 

@@ -16,14 +16,20 @@ from krypton_onnx.runtime.approximate.quality import PROBES, Check
 from krypton_onnx.runtime.approximate.sketch import Sketch, lattice_of
 from krypton_onnx.runtime.survey import Level, Survey
 
-DENSER = -0.25
-"""Of the number of anchors, the power with which what a level loses falls."""
+DENSER = -0.2
+"""Of the number of anchors, the power with which what a level loses typically falls."""
 
-ALIKE = 0.7
-"""Power of the factor by which other levels lose more than they typically do, with which a level does."""
+CAUTION = 1.15
+"""By this factor less must be lost at a level for it to be begun: if it fails, all of it was in vain."""
 
-FACTORS = (1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)
+TELLING = 1.5
+"""More anchors by this factor tell with which power it falls here."""
+
+FACTORS = (1.0, 1.5, 2.0, 3.0, 4.0)
 """Of the anchors' number, that are thought of."""
+
+MOST_ANCHORS = 0.125
+"""Of the positions; and of those that have been asked at a level, half may be anchors."""
 
 LEAST_STEP = 0.02
 """Of the positions that are asked at a time, at the least."""
@@ -72,7 +78,7 @@ class Outlook:
         self._survey, self._anchors, self._calibration, self._sketch = survey, anchors, calibration, sketch
         self._levels = tuple(levels)
         self._shares = {level.name: 0.0 for level in levels}
-        self._found: dict[str, float] = {}
+        self._found: dict[str, _Found] = {}
         self._rougher = 1.0
         self._tried_first: Level | None = None
         self._query_seconds = {level.name: query_seconds(survey, level) for level in levels}
@@ -87,16 +93,17 @@ class Outlook:
         if share < 1:
             self._rougher = unit * check.between / self._calibration.between(share)
         if not level.exact:
-            self._found[level.name] = unit * check.level / self._denser(len(self._anchors))
+            self._see(level, unit * check.level)
 
     def soonest(self, target: float) -> Way:
         """The way that takes the least time to where an SSIM can be promised."""
         allowed, least = self._calibration.expected_for(target), self._calibration.least_share(target)
 
         def share(level: Level, anchors: int, _: float) -> float:
-            step = LEAST_STEP if anchors == len(self._anchors) else 0.0
-            between = (allowed - self._loss_with(level, anchors)) / self._rougher if self._rougher else math.inf
-            return max(least, self._shares[level.name] + step, self._calibration.share_between(between))
+            known = self._shares[level.name]
+            between = (allowed - self._feared(level, anchors)) / self._rougher if self._rougher else math.inf
+            needed = max(least, self._calibration.share_between(between))
+            return known if needed <= known and anchors > len(self._anchors) else max(needed, known + LEAST_STEP)
 
         def quickest() -> Way:
             good = (way for way in self._ways(self._levels, share) if way.loss <= allowed * _ROUNDING)
@@ -121,13 +128,21 @@ class Outlook:
 
         return self._tried(least_loss)
 
-    def loss(self, level: Level) -> float:
-        """What is believed to be lost at a level where all positions have been asked, with the probes for anchors."""
-        if level.exact or level.name in self._found:
-            return self._found.get(level.name, 0.0)
-        known = [math.log(found / self._calibration.level_loss(name)) for name, found in self._found.items()]
-        alike = math.exp(ALIKE * sum(known) / len(known)) if known else 1.0
-        return min(1.0, self._calibration.level_loss(level.name) * alike)
+    def loss(self, level: Level, anchors: int) -> float:
+        """What is believed to be lost at a level where all positions have been asked, with so many anchors.
+
+        A level that has not been tried is believed to be as much worse than it typically is as others of its variant
+        are, or, if none of these has been tried, others at all.
+        """
+        if level.exact:
+            return 0.0
+        if level.name in self._found:
+            return self._found[level.name].loss_with(anchors)
+        found = {other.name: other for other in self._levels if other.name in self._found}
+        akin = [name for name, other in found.items() if other.driver is level.driver] or list(found)
+        factors = [math.log(self._found[name].first[1] / self._calibration.level_loss(name)) for name in akin]
+        worse = math.exp(sum(factors) / len(factors)) if factors else 1.0
+        return min(1.0, self._calibration.level_loss(level.name) * worse * _denser(anchors / PROBES, DENSER))
 
     def _tried(self, choose: Callable[[], "Way | None"]) -> "Way | None":
         """What is chosen once everything that is believed of it has been seen."""
@@ -140,7 +155,12 @@ class Outlook:
     def _try(self, level: Level) -> None:
         self._tried_first = self._tried_first or level
         seen = self._anchors.level_loss(level, self._tried_first, self._sketch(self._tried_first))
-        self._found[level.name] = self._calibration.expected(seen)
+        self._see(level, self._calibration.expected(seen))
+
+    def _see(self, level: Level, loss: float) -> None:
+        now = (len(self._anchors), loss)
+        known = self._found.get(level.name)
+        self._found[level.name] = _Found(known.first if known else now, now)
 
     def _ways(self, levels: Sequence[Level], share_of: Callable[[Level, int, float], float]) -> Iterator[Way]:
         """Ways to go on.
@@ -154,27 +174,43 @@ class Outlook:
         for level in levels:
             known, query = self._shares[level.name], self._seconds(level)
             trial = 0.0 if level.exact or level.name in self._found else len(self._anchors.probes) * query
+            trial += self._survey.image_seconds(level)
             for anchors in {have} if level.exact else {round(factor * have) for factor in FACTORS}:
                 more = trial + (anchors - have) * self._seconds(exact)
                 share = min(1.0, share_of(level, anchors, more))
-                room = anchors <= max(share * size / 2, have)
+                room = anchors <= max(min(share / 2, MOST_ANCHORS) * size, have)
                 if room and share >= self._coarsest and (share > known or anchors > have):
-                    loss = self._rougher * self._calibration.between(share) + self._loss_with(level, anchors)
+                    loss = self._rougher * self._calibration.between(share) + self._feared(level, anchors)
                     yield Way(level, share, anchors, more + (share - known) * query * size, loss)
 
+    def _feared(self, level: Level, anchors: int) -> float:
+        return self.loss(level, anchors) * (1.0 if self._shares[level.name] > 0 else CAUTION)
+
     def _seconds(self, level: Level) -> float:
-        """Of a query, as predicted, or as many of this survey took, whose batches were not all full, if that is more."""
+        """Of a query, as predicted, or as this survey's took, whose batches were not all full, if that is more."""
         spent, predicted = self._survey.spent.get(level.name), self._query_seconds[level.name]
         in_use = self._shares[level.name] > 0
         return max(predicted, spent.seconds / spent.queries) if in_use and spent is not None else predicted
 
-    def _loss_with(self, level: Level, anchors: int) -> float:
-        return self.loss(level) * self._denser(anchors)
 
-    @staticmethod
-    def _denser(anchors: int) -> float:
-        """What a level loses with so many anchors, over what it loses with the probes alone."""
-        return float((max(anchors, PROBES) / PROBES) ** DENSER)
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """What a level has been seen to lose, first and last: (anchors, loss)."""
+
+    first: tuple[int, float]
+    last: tuple[int, float]
+
+    def loss_with(self, anchors: int) -> float:
+        """What it is believed to lose with so many anchors."""
+        more, power = self.last[0] / max(self.first[0], 1), DENSER
+        if more >= TELLING and self.first[1] > 0 < self.last[1]:
+            power = min(0.0, math.log(self.last[1] / self.first[1]) / math.log(more))
+        return self.last[1] * _denser(anchors / max(self.last[0], 1), power)
+
+
+def _denser(more: float, power: float) -> float:
+    """By what a level's loss falls with so many times as many anchors."""
+    return more**power if more > 1 else 1.0
 
 
 def query_seconds(survey: Survey, level: Level) -> float:

@@ -10,6 +10,7 @@ split-conformal quantile).
 
 import math
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -65,14 +66,19 @@ def check(maps: Floats, left: Floats, expected: Floats, variance: Floats, probes
     """
     squares = (left + expected) ** 2
     worst = int(np.argmax(squares.mean(axis=0)))
-    picks = np.random.default_rng(0).integers(0, len(probes), (_RESAMPLES, len(probes)))
-    means = squares[:, worst][picks].mean(axis=1)
+    means = squares[:, worst][_picks(len(probes))].mean(axis=1)
     low, high = (float(math.sqrt(q)) for q in np.quantile(means, (0.025, 0.975)))
     losses = [
         (loss_between(scores, doubtful), structural_loss(scores, doubtful, errors, probes))
         for scores, doubtful, errors in zip(np.moveaxis(maps, 2, 0), np.moveaxis(variance, 2, 0), left.T, strict=True)
     ]
     return Check(len(probes), float(math.sqrt(squares[:, worst].mean())), (low, high), *max(losses, key=sum))
+
+
+@cache
+def _picks(count: int) -> Integers:
+    """Probes, drawn again: [resamples, count]."""
+    return np.random.default_rng(0).integers(0, count, (_RESAMPLES, count))
 
 
 def structural_loss(scores: Floats, variance: Floats, errors: Floats, probes: Integers) -> float:
@@ -114,7 +120,9 @@ def _local_variance(scores: Floats) -> Floats:
 def _local_mean(values: Floats) -> Floats:
     """Over the window around each position; beyond the border lie mirrored positions."""
     padded = np.pad(values, WINDOW // 2, mode="symmetric")
-    means: Floats = np.lib.stride_tricks.sliding_window_view(padded, (WINDOW, WINDOW)).mean(axis=(2, 3))
+    rows, cols = values.shape
+    down = sum(padded[shift : shift + rows] for shift in range(WINDOW))
+    means: Floats = sum(down[:, shift : shift + cols] for shift in range(WINDOW)) / WINDOW**2
     return means
 
 

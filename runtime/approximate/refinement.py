@@ -99,7 +99,7 @@ def until_spent(
     Args:
         survey: what to ask.
         levels: the last is exact.
-        seconds: on one core of the reference machine, for the queries alone.
+        seconds: on one core of the reference machine, the image's own runs included.
         calibration: says what to expect of levels, positions and anchors.
         seed: of the probes' positions.
 
@@ -108,20 +108,23 @@ def until_spent(
     """
     exact, count = levels[-1], len(survey.places)
     costs = [query_seconds(survey, level) for level in levels]
-    if costs[-1] * count <= seconds or not is_worth_it(survey):
+    if survey.fixed + costs[-1] * count <= seconds or not is_worth_it(survey):
         yield everything(survey, exact)
         return
     probes = min(PROBES, int(PROBE_SHARE * seconds / costs[-1]))
     probes = probes if probes >= FEWEST_PROBES else 0
     peak = (2 * PEAK + 1) ** 2 * costs[-1] + exact.driver.plan.run_seconds
     coarsest = int((lattice_of(survey).stages == 0).sum())
-    least = coarsest * min(costs) + probes * costs[-1] + peak
+    fixed = survey.fixed + probes * costs[-1] + peak
+    least = fixed + min(
+        coarsest * cost + survey.image_seconds(level) for level, cost in zip(levels, costs, strict=True)
+    )
     if least > seconds:
         raise TooFastError(least)
     work = _Refinement(survey, levels, probes, calibration, seed)
 
     def left() -> float:
-        return seconds - peak - sum(one.seconds for one in survey.spent.values())
+        return seconds - peak - survey.fixed - sum(one.seconds for one in survey.spent.values())
 
     level = None
     while way := work.outlook.best(left, levels if level is None else [level]):
@@ -160,13 +163,13 @@ class _Refinement:
         self._sketches: dict[str, Sketch] = {}
 
     def go_on(self, way: Way) -> tuple[Sketch, Draft]:
-        """A step of the way: of its anchors only if all its positions have been asked by then."""
+        """A step of the way: to its anchors if its positions have been asked by then, and not to all at once."""
         level, sketch = way.level, self._sketch(way.level)
         more = round((way.share - sketch.share) * sketch.known.size)
         if more > 0:
             sketch = self._sketches[level.name] = self._begun[level.name].send(more)
         if sketch.known.sum() >= round(way.share * sketch.known.size):
-            self._anchors.extend(way.anchors, sketch.known)
+            self._anchors.extend(min(way.anchors, 2 * len(self._anchors)), sketch.known)
         if level.exact and sketch.known.all():
             return sketch, Draft(_listed(sketch.maps), level.name, 1.0, None, 1.0, done=True)
         return sketch, self._draft(level, self._anchors.judged(level, sketch))
