@@ -1,9 +1,9 @@
 """`tune`: learn from pictures what a promise about a model's approximate heatmaps takes. Above compiler and driver.
 
-For each picture the exact map is computed, and the maps that refinement goes through on its way to it, at each level. A
-fit tells what loss goes with what probes see. The margin is a split-conformal quantile: for every picture and level the
-factor on that fit with which refinement would have stopped in time, and of these the one that 98 % keep to, for
-each of several targets.
+For each picture the exact map is computed, and at each level maps that come nearer to it, by tenths of the positions
+and then by more anchors. A fit tells what loss goes with what is seen of them. The margin is a split-conformal
+quantile: for every picture and level the factor on that fit with which looking at these maps would have stopped in
+time, and of these the one that 98 % keep to, for each of several targets.
 """
 
 import math
@@ -38,6 +38,9 @@ MISSED = 0.02
 
 FEWEST = 20
 """Pictures; the largest of so many is exceeded by one in 21."""
+
+STEP = 0.1
+"""Of the positions that are asked between two looks at a map."""
 
 MORE_ANCHORS = (2 * PROBES, 4 * PROBES)
 """That correct a map when every position has been asked."""
@@ -92,7 +95,11 @@ def sights(survey: Survey, session: Session, seed: int = 0) -> list[Sight]:
                 level.name, judged.check.loss, sketch.share, len(anchors), 1 - ssim(judged.maps[..., 0], truth)
             )
 
-        for sketch in sketches(survey, level):
+        drawing = sketches(survey, level)
+        sketch = next(drawing)
+        found.append(seen(sketch))
+        while not sketch.known.all():
+            sketch = drawing.send(max(1, round(STEP * sketch.known.size)))
             found.append(seen(sketch))
         for count in () if level.exact else MORE_ANCHORS:
             anchors.extend(count, sketch.known)
@@ -114,6 +121,8 @@ def calibrated(images: Sequence[Sequence[Sight]]) -> Calibration:
             "The approximate maps of these pictures differ too little from the exact ones to learn from: give others."
         )
     power, scale = np.polyfit([math.log(s.loss + FLOOR) for s in fitted], [math.log(s.true) for s in fitted], 1)
+    if power <= 0:
+        raise KryptonError("What probes see of these pictures says nothing of their similarity: give others.")
     fit = Calibration(float(scale), float(power), (), _typical(lattices), _levels(all_), len(images))
     return replace(fit, promises=tuple(_promises(fit, images)))
 

@@ -31,8 +31,8 @@ from krypton_onnx.runtime.survey import Level, Survey
 if TYPE_CHECKING:
     from krypton_onnx.runtime.session import Session
 
-TAUS = (0.4, 0.5, 0.6, 0.75)
-"""The levels below exact ones that are tried."""
+TAUS = (0.4, 0.45, 0.5, 0.6, 0.75)
+"""Shares of a map that windows are cut to, at the levels that are tried."""
 
 
 def explain(session: "Session", base: Base, question: Question, mode: Mode, progress: bool | None) -> Heatmap:

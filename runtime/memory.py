@@ -20,8 +20,7 @@ MOST_CELLS = geometry.NOWHERE // 4
 
 
 OVERHEAD = 0.1
-"""Of the time of a batch's queries, what a run may cost once: the plan's batch suits the planned patch and tau; where
-windows are larger, or smaller, caches matter less than this."""
+"""Of the time of a batch's queries, what a run may cost once, whatever the caches would like."""
 
 LARGEST_BATCH = 64
 """Queries to which that may lead."""
@@ -50,6 +49,8 @@ def lanes(
 ) -> Lanes:
     """The plan's number of queries per batch, fewer for a larger patch; within a budget as many as it allows.
 
+    More where so few could not share what a run costs once.
+
     Args:
         plan: the artifact's plan.
         patch: (height, width) of the queries.
@@ -62,8 +63,8 @@ def lanes(
     """
     growth, work = _growths(plan, tables)
     # A batch for larger windows, or for a patch whose cells int32 could not count, is smaller.
-    wanted = max(int(plan.batch / work), 1 if plan.one_query else _least_batch(plan, tables))
-    most = max(1, min(wanted, MOST_CELLS // (patch[0] * patch[1])))
+    planned = max(1, min(int(plan.batch / work), MOST_CELLS // (patch[0] * patch[1])))
+    most = max(planned, min(_least_batch(plan, tables), MOST_CELLS // (patch[0] * patch[1])))
     if budget is None:
         return Lanes(workers, most, max(most, plan.tail.batch) if plan.tail else most)
     held = view_bytes(plan)
@@ -77,11 +78,13 @@ def lanes(
         )
     free = budget / ALLOCATOR_OVERHEAD - held
     fitting = [_fitting(plan, free, n, per_query, handed, most) for n in range(workers, 0, -1)]
-    return next((lane for lane in fitting if 2 * lane.batch >= most), fitting[-1])
+    return next((lane for lane in fitting if 2 * lane.batch >= planned), fitting[-1])
 
 
 def _least_batch(plan: Plan, tables: tuple[WindowTable, WindowTable]) -> int:
-    """Queries enough to share what a run costs once."""
+    """Queries enough to share what a run costs once; of full inference, the dense batch is planned."""
+    if plan.one_query or plan.full_inference:
+        return 1
     query = mean_seconds(plan.windows, tables) + plan.query_seconds
     return min(LARGEST_BATCH, int(plan.run_seconds / (OVERHEAD * query))) if query > 0 else 1
 

@@ -157,6 +157,15 @@ class Survey:
             self._bar.update(len(batch.queries))
         return scores
 
+    @property
+    def seconds(self) -> float:
+        """What everything asked so far is predicted to take, on one core of the reference machine."""
+        return self.fixed + sum(spent.seconds for spent in self.spent.values())
+
+    def query_seconds(self, level: Level) -> float:
+        """What a query is predicted to take at a level, on one core of the reference machine."""
+        return level.driver.query_seconds(self.question.patch, level.tau)
+
     def image_seconds(self, level: Level) -> float:
         """What the image's own run by a level's variant will take; 0 if that has been asked already."""
         return 0.0 if id(level.driver.plan) in self._ran else IMAGE_RUN * self.base.plan.full_seconds

@@ -2,7 +2,7 @@
 
     python bench/quality/calibrate.py --models FOLDER [--sights sights.json]
 
-Prints the fields of `krypton_onnx.calibration.UNTUNED`. Every subject counts alike, whatever its number of pictures.
+Prints `krypton_onnx.calibration.UNTUNED`. Every picture counts alike.
 """
 
 import argparse

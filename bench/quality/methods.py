@@ -19,10 +19,10 @@ Family = Literal["exact", "Krypton's tau", "Krypton's drill-down", "Krypton, tun
 
 TAUS = (0.31, 0.4, 0.46, 0.5, 0.6, 0.7)
 FRACTIONS = (0.1, 0.2, 0.3)
-STRIDES = (8, 12, 13)
+STRIDES = (8, 12)
 DRILLED_TAUS = (None, 0.7, 0.5, 0.4)
 SSIMS = (0.8, 0.85, 0.9, 0.95, 0.98)
-SPEEDUPS = (5, 10, 15, 20, 30, 40)
+SPEEDUPS = (4, 5, 6, 8, 10, 12, 15, 20, 30)
 
 TUNED_FOR = 0.9
 """The SSIM that Krypton's tau is chosen for."""

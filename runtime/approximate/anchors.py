@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from krypton_onnx.runtime.approximate.quality import Check, Floats, Integers, check, structural_loss
-from krypton_onnx.runtime.approximate.sketch import Sketch, around_lowest
+from krypton_onnx.runtime.approximate.sketch import Sketch, around_lowest, listed
 from krypton_onnx.runtime.survey import Level, Survey
 
 REACH = 0.75
@@ -55,7 +55,6 @@ class Anchors:
         self._survey, self._exact = survey, exact
         self.probes = np.random.default_rng(seed).permutation(len(survey.places))[:count]
         self._places = self.probes
-        self._kernels = np.zeros((len(survey.places), 0))
 
     def __len__(self) -> int:
         return len(self._places)
@@ -84,21 +83,15 @@ class Anchors:
         """A sketch by a level, corrected by the anchors."""
         if not len(self._places):
             return Judged(sketch.maps, None)
-        flat = _listed(sketch.maps)
-        truth, errors = self.truth(self._places), self._errors(level, self._places)
-        weights, left = self._fit(errors)
-        new = self._places[self._kernels.shape[1] :]
-        self._kernels = np.concatenate([self._kernels, self._alike(np.arange(len(flat)), new)], axis=1)
-        corrected = flat + self._kernels @ weights
-        corrected[self._places] = truth
-        maps = corrected.reshape(sketch.maps.shape)
         if not len(self.probes):
-            return Judged(maps, None)
+            return Judged(self._exact_at_places(sketch.maps), None)
+        weights, left = self._fit(self._errors(level, self._places))
+        maps = self._exact_at_places(sketch.maps + self._spread(weights))
         expected, variance = self._between(level, sketch)
         return Judged(maps, check(maps, left[: len(self.probes)], expected, variance, self.probes))
 
-    def level_loss(self, level: Level, drawn_by: Level, sketch: Sketch) -> float:
-        """The loss at the probes that is left if every position is asked at a level.
+    def loss_at_probes(self, level: Level, drawn_by: Level, sketch: Sketch) -> float:
+        """The loss that is left if every position is asked at a level, and the probes alone are the anchors.
 
         Args:
             level: to judge.
@@ -130,13 +123,20 @@ class Anchors:
 
         The latter is a variance, [rows, cols, T], from what surprised at the probes and at the positions asked lately.
         """
-        wrong = _finite(self._survey.at(level, self.probes) - _listed(sketch.maps)[self.probes])
-        doubt = _finite(sketch.doubt)
-        at_probes = np.stack([wrong**2, _listed(doubt)[self.probes]])
+        wrong = self._survey.at(level, self.probes) - listed(sketch.maps)[self.probes]
+        there = listed(sketch.doubt)[self.probes]
+        seen = np.isfinite(wrong) & np.isfinite(there)
+        at_probes = np.stack([np.where(seen, wrong, 0.0) ** 2, np.where(seen, there, 0.0)])
         squares, doubts = sketch.surprises + at_probes.sum(axis=1)
-        variance: Floats = doubt * np.divide(squares, doubts, out=np.zeros_like(squares), where=doubts > 0)
-        _listed(variance)[self._places] = 0.0
-        return wrong, variance
+        factor = np.divide(squares, doubts, out=np.zeros_like(squares), where=doubts > 0)
+        variance: Floats = _finite(sketch.doubt) * factor
+        listed(variance)[self._places] = 0.0
+        return _finite(wrong), variance
+
+    def _exact_at_places(self, maps: Floats) -> Floats:
+        maps = maps.copy()
+        listed(maps)[self._places] = self.truth(self._places)
+        return maps
 
     def _fit(self, errors: Floats) -> tuple[Floats, Floats]:
         """Weights of the anchors' kernels, and the leave-one-out residuals: [n, T] each.
@@ -150,17 +150,24 @@ class Anchors:
 
     def _alike(self, a: Integers, b: Integers) -> Floats:
         """How alike errors at two lists of positions are: [len(a), len(b)]."""
-        reach = REACH * np.array(self._survey.question.patch)
-        places = self._survey.places / reach
-        squares = (places**2).sum(axis=1)
-        between = squares[a][:, None] + squares[b] - 2 * places[a] @ places[b].T
-        alike: Floats = np.exp(-0.5 * between) + EVERYWHERE
-        return alike
+        places = self._survey.places
+        down, across = (self._near(places[a, axis], places[b, axis], axis) for axis in (0, 1))
+        return down * across + EVERYWHERE
 
+    def _spread(self, weights: Floats) -> Floats:
+        """The anchors' kernels, by their weights [n, T], over the grid: [rows, cols, T].
 
-def _listed(maps: Floats) -> Floats:
-    """[N, T] of [rows, cols, T], the same memory."""
-    return maps.reshape(-1, maps.shape[2])
+        A grid is all pairs of its rows and columns, and so is what is near an anchor along either.
+        """
+        rows, cols = self._survey.origins[:, 0, 0], self._survey.origins[0, :, 1]
+        places = self._survey.places[self._places]
+        down, across = self._near(rows, places[:, 0], 0), self._near(cols, places[:, 1], 1)
+        return np.einsum("rn,cn,nt->rct", down, across, weights, optimize=True) + EVERYWHERE * weights.sum(axis=0)
+
+    def _near(self, a: Integers, b: Integers, axis: int) -> Floats:
+        """How near pixels along an axis are: [len(a), len(b)]."""
+        near: Floats = np.exp(-0.5 * ((a[:, None] - b) / (REACH * self._survey.question.patch[axis])) ** 2)
+        return near
 
 
 def _finite(errors: Floats) -> Floats:

@@ -7,14 +7,14 @@ something about the other levels, too.
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from krypton_onnx.calibration import Calibration
 from krypton_onnx.runtime.approximate.anchors import Anchors
 from krypton_onnx.runtime.approximate.quality import PROBES, Check
 from krypton_onnx.runtime.approximate.sketch import Sketch, lattice_of
-from krypton_onnx.runtime.survey import Level, Survey
+from krypton_onnx.runtime.survey import PLANNING, Level, Survey
 
 DENSER = -0.2
 """Of the number of anchors, the power with which what a level loses typically falls."""
@@ -28,13 +28,14 @@ TELLING = 1.5
 FACTORS = (1.0, 1.5, 2.0, 3.0, 4.0)
 """Of the anchors' number, that are thought of."""
 
-MOST_ANCHORS = 0.125
-"""Of the positions; and of those that have been asked at a level, half may be anchors."""
+MOST_ANCHORS, MOST_ANCHORED = 384, 0.125
+"""Anchors, and their share of the positions; of those that have been asked at a level, half may be anchors."""
 
 LEAST_STEP = 0.02
 """Of the positions that are asked at a time, at the least."""
 
 _ROUNDING = 1 + 1e-9
+_LEAST_LOSS = 1e-6
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +65,8 @@ class Outlook:
         levels: to choose from; the last is exact.
         anchors: whose probes levels are tried at.
         calibration: what other images have taught.
-        sketch: the latest by a level, if need be the first.
+        drawn: the latest sketches by level, which others keep up to date.
+        begin: draws the first sketch by a level, if there is none yet.
     """
 
     def __init__(
@@ -73,34 +75,34 @@ class Outlook:
         levels: Sequence[Level],
         anchors: Anchors,
         calibration: Calibration,
-        sketch: Callable[[Level], Sketch],
+        drawn: Mapping[str, Sketch],
+        begin: Callable[[Level], Sketch],
     ) -> None:
-        self._survey, self._anchors, self._calibration, self._sketch = survey, anchors, calibration, sketch
-        self._levels = tuple(levels)
-        self._shares = {level.name: 0.0 for level in levels}
+        self._survey, self._anchors, self._calibration = survey, anchors, calibration
+        self._levels, self._drawn, self._begin = tuple(levels), drawn, begin
         self._found: dict[str, _Found] = {}
         self._rougher = 1.0
         self._tried_first: Level | None = None
-        self._query_seconds = {level.name: query_seconds(survey, level) for level in levels}
+        self._query_seconds = {level.name: survey.query_seconds(level) for level in levels}
         self._coarsest = float((lattice_of(survey).stages == 0).mean())
 
-    def learn(self, level: Level, share: float, check: Check | None) -> None:
-        """Take in what has been seen of a map by a level."""
-        self._shares[level.name] = share
+    def learn(self, level: Level, check: Check | None) -> None:
+        """Take in what has been seen of the latest sketch by a level."""
+        share = self._share(level)
         if check is None or check.loss == 0:
             return
         unit = self._calibration.expected(check.loss) / check.loss
         if share < 1:
             self._rougher = unit * check.between / self._calibration.between(share)
         if not level.exact:
-            self._see(level, unit * check.level)
+            self._see(level, len(self._anchors), unit * check.level)
 
     def soonest(self, target: float) -> Way:
         """The way that takes the least time to where an SSIM can be promised."""
         allowed, least = self._calibration.expected_for(target), self._calibration.least_share(target)
 
         def share(level: Level, anchors: int, _: float) -> float:
-            known = self._shares[level.name]
+            known = self._share(level)
             between = (allowed - self._feared(level, anchors)) / self._rougher if self._rougher else math.inf
             needed = max(least, self._calibration.share_between(between))
             return known if needed <= known and anchors > len(self._anchors) else max(needed, known + LEAST_STEP)
@@ -120,10 +122,10 @@ class Outlook:
             left, size = seconds(), len(self._survey.places)
 
             def share(level: Level, _: int, more: float) -> float:
-                known, step = self._shares[level.name], (left - more) / (self._seconds(level) * size)
+                known, step = self._share(level), (left - more) / (self._seconds(level) * size)
                 return known + step if step >= min(LEAST_STEP, 1 - known) else known
 
-            within = (way for way in self._ways(levels, share) if way.seconds <= left)
+            within = (way for way in self._ways(levels, share) if way.seconds <= left * _ROUNDING)
             return min(within, key=lambda way: way.loss, default=None)
 
         return self._tried(least_loss)
@@ -140,7 +142,7 @@ class Outlook:
             return self._found[level.name].loss_with(anchors)
         found = {other.name: other for other in self._levels if other.name in self._found}
         akin = [name for name, other in found.items() if other.driver is level.driver] or list(found)
-        factors = [math.log(self._found[name].first[1] / self._calibration.level_loss(name)) for name in akin]
+        factors = [math.log(self._found[name].first.loss / self._calibration.level_loss(name)) for name in akin]
         worse = math.exp(sum(factors) / len(factors)) if factors else 1.0
         return min(1.0, self._calibration.level_loss(level.name) * worse * _denser(anchors / PROBES, DENSER))
 
@@ -154,12 +156,11 @@ class Outlook:
 
     def _try(self, level: Level) -> None:
         self._tried_first = self._tried_first or level
-        seen = self._anchors.level_loss(level, self._tried_first, self._sketch(self._tried_first))
-        self._see(level, self._calibration.expected(seen))
+        seen = self._anchors.loss_at_probes(level, self._tried_first, self._begin(self._tried_first))
+        self._see(level, len(self._anchors.probes), self._calibration.expected(seen))
 
-    def _see(self, level: Level, loss: float) -> None:
-        now = (len(self._anchors), loss)
-        known = self._found.get(level.name)
+    def _see(self, level: Level, anchors: int, loss: float) -> None:
+        now, known = _Seen(anchors, max(loss, _LEAST_LOSS)), self._found.get(level.name)
         self._found[level.name] = _Found(known.first if known else now, now)
 
     def _ways(self, levels: Sequence[Level], share_of: Callable[[Level, int, float], float]) -> Iterator[Way]:
@@ -172,47 +173,55 @@ class Outlook:
         """
         have, size, exact = len(self._anchors), len(self._survey.places), self._levels[-1]
         for level in levels:
-            known, query = self._shares[level.name], self._seconds(level)
-            trial = 0.0 if level.exact or level.name in self._found else len(self._anchors.probes) * query
-            trial += self._survey.image_seconds(level)
+            known, query = self._share(level), self._seconds(level)
+            tried = level.exact or level.name in self._found
+            begun = self._survey.image_seconds(level) + PLANNING
+            begun += 0.0 if tried else len(self._anchors.probes) * query + PLANNING
             for anchors in {have} if level.exact else {round(factor * have) for factor in FACTORS}:
-                more = trial + (anchors - have) * self._seconds(exact)
+                more = begun + (anchors - have) * self._seconds(exact) + (PLANNING if anchors > have else 0.0)
                 share = min(1.0, share_of(level, anchors, more))
-                room = anchors <= max(min(share / 2, MOST_ANCHORS) * size, have)
+                room = anchors <= max(have, min(share / 2 * size, MOST_ANCHORED * size, MOST_ANCHORS))
                 if room and share >= self._coarsest and (share > known or anchors > have):
                     loss = self._rougher * self._calibration.between(share) + self._feared(level, anchors)
                     yield Way(level, share, anchors, more + (share - known) * query * size, loss)
 
     def _feared(self, level: Level, anchors: int) -> float:
-        return self.loss(level, anchors) * (1.0 if self._shares[level.name] > 0 else CAUTION)
+        return self.loss(level, anchors) * (1.0 if self._share(level) > self._coarsest else CAUTION)
+
+    def _share(self, level: Level) -> float:
+        """Of the positions, those that have been asked for a map by a level."""
+        return self._drawn[level.name].share if level.name in self._drawn else 0.0
 
     def _seconds(self, level: Level) -> float:
         """Of a query, as predicted, or as this survey's took, whose batches were not all full, if that is more."""
         spent, predicted = self._survey.spent.get(level.name), self._query_seconds[level.name]
-        in_use = self._shares[level.name] > 0
+        in_use = self._share(level) > self._coarsest
         return max(predicted, spent.seconds / spent.queries) if in_use and spent is not None else predicted
 
 
 @dataclass(frozen=True, slots=True)
-class _Found:
-    """What a level has been seen to lose, first and last: (anchors, loss)."""
+class _Seen:
+    """A loss, and with how many anchors it was seen."""
 
-    first: tuple[int, float]
-    last: tuple[int, float]
+    anchors: int
+    loss: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """What a level has been seen to lose."""
+
+    first: _Seen
+    last: _Seen
 
     def loss_with(self, anchors: int) -> float:
         """What it is believed to lose with so many anchors."""
-        more, power = self.last[0] / max(self.first[0], 1), DENSER
-        if more >= TELLING and self.first[1] > 0 < self.last[1]:
-            power = min(0.0, math.log(self.last[1] / self.first[1]) / math.log(more))
-        return self.last[1] * _denser(anchors / max(self.last[0], 1), power)
+        more, power = self.last.anchors / max(self.first.anchors, 1), DENSER
+        if more >= TELLING:
+            power = min(0.0, math.log(self.last.loss / self.first.loss) / math.log(more))
+        return self.last.loss * _denser(anchors / max(self.last.anchors, 1), power)
 
 
 def _denser(more: float, power: float) -> float:
     """By what a level's loss falls with so many times as many anchors."""
     return more**power if more > 1 else 1.0
-
-
-def query_seconds(survey: Survey, level: Level) -> float:
-    """What a query of a survey is predicted to take at a level, on one core of the reference machine."""
-    return level.driver.query_seconds(survey.question.patch, level.tau)

@@ -5,13 +5,13 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from krypton_onnx.calibration import Calibration
+from krypton_onnx.calibration import LEAST_SHARE, Calibration
 from krypton_onnx.errors import KryptonError
 from krypton_onnx.runtime.approximate.anchors import PEAK, Anchors, Judged
-from krypton_onnx.runtime.approximate.outlook import Outlook, Way, query_seconds
+from krypton_onnx.runtime.approximate.outlook import Outlook, Way
 from krypton_onnx.runtime.approximate.quality import PROBES, WINDOW, Check, Floats
-from krypton_onnx.runtime.approximate.sketch import Sketch, lattice_of, sketches
-from krypton_onnx.runtime.survey import Level, Survey
+from krypton_onnx.runtime.approximate.sketch import Sketch, lattice_of, listed, sketches
+from krypton_onnx.runtime.survey import PLANNING, Level, Survey
 
 QUICK_SECONDS = 0.15
 """Exact answers that are predicted to take less, on one core, are sooner asked than spared."""
@@ -32,7 +32,8 @@ class Draft:
         level: the name of the one that it comes from.
         share: of the positions that have been asked; the others are expected.
         check: what probes say of it; None without probes.
-        ssim_bound: the SSIM that it has at least; None without probes.
+        ssim_bound: the SSIM that it has at least: 1 for the exact map, None without probes, and where too few positions
+            have been asked for a promise.
         done: whether it is the last.
     """
 
@@ -72,7 +73,7 @@ def until_good(
         seed: of the probes' positions.
     """
     exact = levels[-1]
-    if not is_worth_it(survey) or query_seconds(survey, exact) * len(survey.places) < QUICK_SECONDS:
+    if not is_worth_it(survey) or survey.query_seconds(exact) * len(survey.places) < QUICK_SECONDS:
         yield everything(survey, exact)
         return
     work = _Refinement(survey, levels, PROBES, calibration, seed)
@@ -106,32 +107,38 @@ def until_spent(
     Raises:
         KryptonError: not even the coarsest map can be had for it.
     """
-    exact, count = levels[-1], len(survey.places)
-    costs = [query_seconds(survey, level) for level in levels]
-    if survey.fixed + costs[-1] * count <= seconds or not is_worth_it(survey):
+    exact = levels[-1]
+    if survey.query_seconds(exact) * len(survey.places) <= seconds or not is_worth_it(survey):
         yield everything(survey, exact)
         return
-    probes = min(PROBES, int(PROBE_SHARE * seconds / costs[-1]))
-    probes = probes if probes >= FEWEST_PROBES else 0
-    peak = (2 * PEAK + 1) ** 2 * costs[-1] + exact.driver.plan.run_seconds
-    coarsest = int((lattice_of(survey).stages == 0).sum())
-    fixed = survey.fixed + probes * costs[-1] + peak
-    least = fixed + min(
-        coarsest * cost + survey.image_seconds(level) for level, cost in zip(levels, costs, strict=True)
-    )
+    level, least = _coarsest(survey, levels)
     if least > seconds:
         raise TooFastError(least)
-    work = _Refinement(survey, levels, probes, calibration, seed)
-
-    def left() -> float:
-        return seconds - peak - survey.fixed - sum(one.seconds for one in survey.spent.values())
-
-    level = None
-    while way := work.outlook.best(left, levels if level is None else [level]):
-        level = way.level
+    probes = min(PROBES, int(min(PROBE_SHARE * seconds, seconds - least) / survey.query_seconds(exact)))
+    work = _Refinement(survey, levels, probes if probes >= FEWEST_PROBES else 0, calibration, seed)
+    peak = _peak_seconds(survey, exact)
+    among = levels
+    while way := work.outlook.best(lambda: seconds - survey.seconds - peak, among):
+        level, among = way.level, [way.level]
         _, draft = work.go_on(way)
         yield draft
-    yield work.settled(level or levels[int(np.argmin(costs))])
+        if draft.done:
+            return
+    yield work.settled(level)
+
+
+def _coarsest(survey: Survey, levels: Sequence[Level]) -> tuple[Level, float]:
+    """The level at which the coarsest map is soonest there, and the seconds that it takes, all in all."""
+    positions = int((lattice_of(survey).stages == 0).sum())
+    costs = [positions * survey.query_seconds(level) + survey.image_seconds(level) for level in levels]
+    place = int(np.argmin(costs))
+    return levels[place], costs[place] + survey.seconds + PLANNING + _peak_seconds(survey, levels[-1])
+
+
+def _peak_seconds(survey: Survey, exact: Level) -> float:
+    """What exact answers around the largest drops take."""
+    positions = max(1, survey.own.size) * (2 * PEAK + 1) ** 2
+    return positions * survey.query_seconds(exact) + exact.driver.plan.run_seconds + PLANNING
 
 
 class TooFastError(KryptonError):
@@ -158,20 +165,21 @@ class _Refinement:
     ) -> None:
         self._survey, self._calibration = survey, calibration
         self._anchors = Anchors(survey, levels[-1], probes, seed)
-        self.outlook = Outlook(survey, levels, self._anchors, calibration, self._sketch)
-        self._begun: dict[str, Generator[Sketch, int | None, None]] = {}
-        self._sketches: dict[str, Sketch] = {}
+        self._anchors.truth(self._anchors.probes)  # before any budget is shared out
+        self._drawing: dict[str, Generator[Sketch, int | None, None]] = {}
+        self._drawn: dict[str, Sketch] = {}
+        self.outlook = Outlook(survey, levels, self._anchors, calibration, self._drawn, self._begun)
 
     def go_on(self, way: Way) -> tuple[Sketch, Draft]:
         """A step of the way: to its anchors if its positions have been asked by then, and not to all at once."""
-        level, sketch = way.level, self._sketch(way.level)
+        level, sketch = way.level, self._begun(way.level)
         more = round((way.share - sketch.share) * sketch.known.size)
         if more > 0:
-            sketch = self._sketches[level.name] = self._begun[level.name].send(more)
+            sketch = self._drawn[level.name] = self._drawing[level.name].send(more)
+        if level.exact and sketch.known.all():
+            return sketch, Draft(listed(sketch.maps), level.name, 1.0, None, 1.0, done=True)
         if sketch.known.sum() >= round(way.share * sketch.known.size):
             self._anchors.extend(min(way.anchors, 2 * len(self._anchors)), sketch.known)
-        if level.exact and sketch.known.all():
-            return sketch, Draft(_listed(sketch.maps), level.name, 1.0, None, 1.0, done=True)
         return sketch, self._draft(level, self._anchors.judged(level, sketch))
 
     def settled(self, level: Level, target: float | None = None) -> Draft:
@@ -181,26 +189,21 @@ class _Refinement:
             level: to go on from.
             target: the SSIM that is promised; None for no promise.
         """
-        draft = self._draft(level, self._anchors.settle(level, self._sketch(level)))
+        draft = self._draft(level, self._anchors.settle(level, self._begun(level)))
         return replace(draft, done=target is None or _promises(draft, target))
 
     def _draft(self, level: Level, judged: Judged) -> Draft:
-        share, check = self._sketch(level).share, judged.check
-        self.outlook.learn(level, share, check)
-        bound = None if check is None else self._calibration.ssim_bound(check.loss)
-        return Draft(_listed(judged.maps), level.name, share, check, bound, done=False)
+        share, check = self._drawn[level.name].share, judged.check
+        self.outlook.learn(level, check)
+        bound = None if check is None or share < LEAST_SHARE else self._calibration.ssim_bound(check.loss)
+        return Draft(listed(judged.maps), level.name, share, check, bound, done=False)
 
-    def _sketch(self, level: Level) -> Sketch:
-        """The latest."""
-        if level.name not in self._begun:
-            self._begun[level.name] = sketches(self._survey, level)
-            self._sketches[level.name] = next(self._begun[level.name])
-        return self._sketches[level.name]
-
-
-def _listed(maps: Floats) -> Floats:
-    """[N, T] of [rows, cols, T]."""
-    return maps.reshape(-1, maps.shape[2])
+    def _begun(self, level: Level) -> Sketch:
+        """The latest sketch, if need be the first."""
+        if level.name not in self._drawn:
+            self._drawing[level.name] = sketches(self._survey, level)
+            self._drawn[level.name] = next(self._drawing[level.name])
+        return self._drawn[level.name]
 
 
 def is_worth_it(survey: Survey) -> bool:

@@ -86,6 +86,11 @@ def sketches(survey: Survey, level: Level) -> Generator[Sketch, int | None, None
         surprises = FADING * surprises + np.where(np.isfinite(lately).all(axis=0), lately, 0.0).sum(axis=1)
 
 
+def listed(maps: Floats) -> Floats:
+    """[N, T] of [rows, cols, T], the same memory."""
+    return maps.reshape(-1, maps.shape[2])
+
+
 def lattice_of(survey: Survey) -> Lattice:
     """Of a survey's grid."""
     return Lattice(*survey.origins.shape[:2])
@@ -95,8 +100,9 @@ def _most_doubtful(
     lattice: Lattice, values: Floats, known: NDArray[np.bool_], maps: Floats, spread: Floats, count: int
 ) -> Integers:
     """The positions to ask next, ascending."""
-    seen = np.where(np.isfinite(values[known]), values[known], np.nan)
-    ranges = np.fmax(np.nanmax(seen, axis=0) - np.nanmin(seen, axis=0), np.finfo(np.float32).tiny)
+    seen = values[known]
+    high, low = (np.where(np.isfinite(seen), seen, none) for none in (-np.inf, np.inf))
+    ranges = np.fmax(high.max(axis=0) - low.min(axis=0), np.finfo(np.float32).tiny)
     doubt = (np.nan_to_num(spread, nan=np.inf) / ranges).max(axis=2) * lattice.eagerness
     doubt.reshape(-1)[around_lowest(maps, NEAR_PEAK)] = np.inf
     doubt[known] = -1.0
