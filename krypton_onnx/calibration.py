@@ -86,16 +86,18 @@ def _between(value: float, pairs: Sequence[tuple[float, float]]) -> float:
 
 
 UNTUNED = Calibration(
-    scale=-0.35,
-    power=0.899,
-    promises=((0.00939, 0.02), (0.0325, 0.05), (0.0697, 0.1), (0.107, 0.15), (0.146, 0.2)),
-    lattice=(-0.954, -2.49),
+    scale=-0.388,
+    power=0.868,
+    promises=((0.00957, 0.02), (0.0333, 0.05), (0.0679, 0.1), (0.102, 0.15), (0.136, 0.2)),
+    lattice=(-1.0, -2.4),
     levels={
         "tau 0.4": 0.1,
+        "tau 0.45": 0.0343,
         "tau 0.5": 0.0222,
         "tau 0.6": 0.00406,
         "tau 0.75": 0.001,
         "int8 tau 0.4": 0.108,
+        "int8 tau 0.45": 0.0489,
         "int8 tau 0.5": 0.0387,
         "int8 tau 0.6": 0.0245,
         "int8 tau 0.75": 0.0242,

@@ -29,6 +29,9 @@ views are written, and the outputs are another run."""
 PLANNING, PLANNING_QUERY = 1e-3, 5e-6
 """Seconds that it takes to cut queries into batches, and more for each query, on one core while the others wait."""
 
+LOOKING = 1e-6
+"""Seconds for each position of the grid that it takes to look at a map: to correct and to judge it, likewise."""
+
 
 @dataclass(frozen=True, slots=True)
 class Level:
@@ -87,7 +90,7 @@ class Survey:
         own: float32 [] or [T], the scores of the image itself.
         spent: per level's name, what has been asked.
         fixed: seconds that all else is predicted to take: the image's own runs, of all variants that have been asked,
-            and planning.
+            planning, and looking at maps.
     """
 
     def __init__(self, base: Base, question: Question, progress: bool | None) -> None:
@@ -169,6 +172,10 @@ class Survey:
     def image_seconds(self, level: Level) -> float:
         """What the image's own run by a level's variant will take; 0 if that has been asked already."""
         return 0.0 if id(level.driver.plan) in self._ran else IMAGE_RUN * self.base.plan.full_seconds
+
+    def charge_look(self) -> None:
+        """Count what looking at a map takes."""
+        self.fixed += LOOKING * len(self.places)
 
     def heatmap(self, scores: NDArray[Any], record: dict[str, Any], done: bool) -> Heatmap:
         """The heatmap of scores [N, T].

@@ -13,6 +13,7 @@ import krypton_onnx as kx
 from krypton_onnx import models
 from krypton_onnx.classes import WindowTable, mean_seconds, window_tables
 from krypton_onnx.plan import Plan
+from krypton_onnx.runtime import memory
 from krypton_onnx.runtime.batches import plan_batches
 from krypton_onnx.runtime.memory import LARGEST_BATCH, OVERHEAD, Lanes, lanes
 
@@ -228,3 +229,19 @@ def test_what_a_run_costs_once_is_shared_by_enough_queries(artifact, tau):
     query = mean_seconds(plan.windows, tables_) + plan.query_seconds
     assert batch == LARGEST_BATCH or plan.run_seconds / (batch + 1) <= OVERHEAD * query
     assert batch <= LARGEST_BATCH
+
+
+def test_larger_batches_cost_no_worker(artifact, monkeypatch):
+    plan = artifact.plan.int8
+    tables_ = window_tables(plan.program, plan.windows, (16, 16), 1.0)
+    budgets = np.linspace(20e6, 120e6, 60).astype(int)
+
+    def found():
+        return [lanes(plan, (16, 16), tables_, int(budget), 4) for budget in (*budgets, 10**12)]
+
+    larger = found()
+    monkeypatch.setattr(memory, "OVERHEAD", 1e9)
+    planned = found()
+    assert larger[-1].batch > planned[-1].batch
+    assert [lane.workers for lane in larger] == [lane.workers for lane in planned]
+    assert {lane.workers for lane in planned} > {4}

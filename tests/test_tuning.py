@@ -40,7 +40,7 @@ def test_the_fit_finds_how_loss_depends_on_what_is_seen():
     assert found.images == 40
     assert found.power == pytest.approx(0.8, abs=0.05)
     assert found.scale == pytest.approx(math.log(2), abs=0.1)
-    assert found.lattice[1] < -1
+    assert found.between(0.5) == pytest.approx(2 * (0.4 * math.exp(-2) + FLOOR) ** 0.8, rel=0.3)
     ((level, loss),) = found.levels.items()
     assert level == "tau 0.5"
     assert 0.005 < loss < 0.1

@@ -11,7 +11,7 @@ from krypton_onnx.runtime.approximate.anchors import PEAK, Anchors, Judged
 from krypton_onnx.runtime.approximate.outlook import Outlook, Way
 from krypton_onnx.runtime.approximate.quality import PROBES, WINDOW, Check, Floats
 from krypton_onnx.runtime.approximate.sketch import Sketch, lattice_of, listed, sketches
-from krypton_onnx.runtime.survey import PLANNING, Level, Survey
+from krypton_onnx.runtime.survey import LOOKING, PLANNING, Level, Survey
 
 QUICK_SECONDS = 0.15
 """Exact answers that are predicted to take less, on one core, are sooner asked than spared."""
@@ -136,9 +136,10 @@ def _coarsest(survey: Survey, levels: Sequence[Level]) -> tuple[Level, float]:
 
 
 def _peak_seconds(survey: Survey, exact: Level) -> float:
-    """What exact answers around the largest drops take."""
+    """What exact answers around the largest drops take, and the last looks."""
     positions = max(1, survey.own.size) * (2 * PEAK + 1) ** 2
-    return positions * survey.query_seconds(exact) + exact.driver.plan.run_seconds + PLANNING
+    looking = 2 * LOOKING * len(survey.places)
+    return positions * survey.query_seconds(exact) + exact.driver.plan.run_seconds + PLANNING + looking
 
 
 class TooFastError(KryptonError):
@@ -193,6 +194,7 @@ class _Refinement:
         return replace(draft, done=target is None or _promises(draft, target))
 
     def _draft(self, level: Level, judged: Judged) -> Draft:
+        self._survey.charge_look()
         share, check = self._drawn[level.name].share, judged.check
         self.outlook.learn(level, check)
         bound = None if check is None or share < LEAST_SHARE else self._calibration.ssim_bound(check.loss)
