@@ -25,10 +25,10 @@ CAUTION = 1.15
 TELLING = 1.5
 """More anchors by this factor tell with which power it falls here."""
 
-FACTORS = (1.0, 1.5, 2.0, 3.0, 4.0)
+FACTORS = (1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0)
 """Of the anchors' number, that are thought of."""
 
-MOST_ANCHORS, MOST_ANCHORED = 384, 0.125
+MOST_ANCHORS, MOST_ANCHORED = 1024, 0.3
 """Anchors, and their share of the positions; of those that have been asked at a level, half may be anchors."""
 
 LEAST_STEP = 0.02
