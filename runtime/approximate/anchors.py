@@ -162,7 +162,9 @@ class Anchors:
         rows, cols = self._survey.origins[:, 0, 0], self._survey.origins[0, :, 1]
         places = self._survey.places[self._places]
         down, across = self._near(rows, places[:, 0], 0), self._near(cols, places[:, 1], 1)
-        return np.einsum("rn,cn,nt->rct", down, across, weights, optimize=True) + EVERYWHERE * weights.sum(axis=0)
+        near = np.einsum("rn,cn,nt->rct", down, across, weights, optimize=True)
+        spread: Floats = near + EVERYWHERE * weights.sum(axis=0)
+        return spread
 
     def _near(self, a: Integers, b: Integers, axis: int) -> Floats:
         """How near pixels along an axis are: [len(a), len(b)]."""

@@ -121,8 +121,8 @@ def _local_mean(values: Floats) -> Floats:
     """Over the window around each position; beyond the border lie mirrored positions."""
     padded = np.pad(values, WINDOW // 2, mode="symmetric")
     rows, cols = values.shape
-    down = sum(padded[shift : shift + rows] for shift in range(WINDOW))
-    means: Floats = sum(down[:, shift : shift + cols] for shift in range(WINDOW)) / WINDOW**2
+    down = np.add.reduce([padded[shift : shift + rows] for shift in range(WINDOW)])
+    means: Floats = np.add.reduce([down[:, shift : shift + cols] for shift in range(WINDOW)]) / WINDOW**2
     return means
 
 

@@ -137,9 +137,10 @@ def _coarsest(survey: Survey, levels: Sequence[Level]) -> tuple[Level, float]:
 
 def _peak_seconds(survey: Survey, exact: Level) -> float:
     """What exact answers around the largest drops take, and the last looks."""
-    positions = max(1, survey.own.size) * (2 * PEAK + 1) ** 2
+    positions = max(1, int(survey.own.size)) * (2 * PEAK + 1) ** 2
     looking = 2 * LOOKING * len(survey.places)
-    return positions * survey.query_seconds(exact) + exact.driver.plan.run_seconds + PLANNING + looking
+    run: float = exact.driver.plan.run_seconds
+    return positions * survey.query_seconds(exact) + run + PLANNING + looking
 
 
 class TooFastError(KryptonError):
