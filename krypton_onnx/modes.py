@@ -3,6 +3,8 @@
 import math
 from dataclasses import dataclass
 
+import numpy as np
+
 from krypton_onnx.errors import KryptonError
 
 DEFAULT_SSIM = 0.9
@@ -12,6 +14,22 @@ DEFAULT_SSIM = 0.9
 @dataclass(frozen=True, slots=True)
 class Exact:
     """Every position of the grid, and of every tensor all that can change: the same numbers as full inference."""
+
+
+def _make_numbers(mode: object, what: str, *names: str) -> None:
+    """Python's numbers of those of numpy, which records could not hold.
+
+    Raises:
+        KryptonError: one of the fields is no number.
+    """
+    for name in names:
+        value = getattr(mode, name)
+        if value is None:
+            continue
+        if isinstance(value, bool | np.bool_) or not isinstance(value, int | float | np.integer | np.floating):
+            raise KryptonError(f"The {name} of {what} is {value!r}; it must be a number.")
+        if isinstance(value, np.generic):
+            object.__setattr__(mode, name, value.item())
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +52,7 @@ class DrillDown:
     speedup: float | None = None
 
     def __post_init__(self) -> None:
+        _make_numbers(self, "a drill-down", "fraction", "stride", "speedup")
         if not 0 <= self.fraction < 1:
             raise KryptonError(f"The fraction of a drill-down is {self.fraction}; it must be from 0 to below 1.")
         if (self.stride is None) == (self.speedup is None):
@@ -79,6 +98,7 @@ class Approximate:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        _make_numbers(self, "Approximate", "ssim", "speedup", "tau", "seed")
         knobs = self.tau is not None or self.drill_down is not None
         if sum((self.ssim is not None, self.speedup is not None, knobs)) > 1:
             raise KryptonError("Approximate takes one of ssim, speedup, and tau with or without drill_down.")

@@ -6,6 +6,7 @@ quantile: for every picture and level the factor on that fit with which looking 
 time, and of these the one that 98 % keep to, for each of several targets.
 """
 
+import hashlib
 import math
 import os
 from collections.abc import Iterable, Iterator, Sequence
@@ -234,8 +235,13 @@ def parabola_tau(taus: Sequence[float], ssims: Sequence[float], target: float) -
 
 
 def _all_sights(session: Session, images: Iterable[ArrayLike], question: Question) -> Iterator[list[Sight]]:
+    known: set[bytes] = set()
     for image in images:
-        with Survey(session.materialize(image), question, progress=False) as survey:
+        base = session.materialize(image)
+        if (content := hashlib.sha256(base.image.tobytes()).digest()) in known:
+            raise KryptonError("Two of the pictures are the same: a promise takes as many different ones.")
+        known.add(content)
+        with Survey(base, question, progress=False) as survey:
             if not is_worth_it(survey):
                 rows, cols = survey.origins.shape[:2]
                 raise KryptonError(

@@ -84,7 +84,8 @@ def _sped_up(survey: Survey, levels: list[Level], speedup: float, seed: int) -> 
     try:
         yield from until_spent(survey, levels, whole / speedup, _calibration(survey), seed)
     except TooFastError as error:
-        most = whole / error.seconds
+        exactly = survey.query_seconds(levels[-1]) * len(survey.places)
+        most = whole / min(error.seconds, exactly)
         raise KryptonError(
             f"This question cannot be answered {speedup:g} times as fast as full inference; ask for a speedup of up to "
             f"{math.floor(most):d}."

@@ -1,5 +1,6 @@
 """Approximate heatmaps: promises are kept, records say what was done, Krypton's methods are Krypton's."""
 
+import json
 from dataclasses import replace
 from importlib import resources
 from itertools import pairwise
@@ -278,7 +279,7 @@ def test_both_losses_are_near_the_loss_of_similarity():
         true = 1 - similarity(exact + error, exact)
         at_probes = structural_loss(exact + error, none, error.reshape(-1), everywhere)
         between = loss_between(exact + error, np.full_like(exact, noise**2))
-        assert (at_probes, between) == (pytest.approx(true, rel=0.5), pytest.approx(true, rel=0.5))
+        assert (at_probes, between) == (pytest.approx(true, rel=0.7), pytest.approx(true, rel=0.7))
     assert structural_loss(exact, none, np.zeros(9), np.arange(9)) == 0
     assert structural_loss(np.ones((9, 9)), none[:9, :9], np.zeros(9), np.arange(9)) == 0
     assert loss_between(exact, none) == 0
@@ -551,6 +552,27 @@ def test_modes_refuse_what_makes_no_sense(make, said):
         make()
 
 
+@pytest.mark.parametrize(
+    "settings", [{"ssim": "0.9"}, {"speedup": "2"}, {"tau": [0.5]}, {"speedup": True}, {"seed": 1.5}]
+)
+def test_modes_take_numbers(settings):
+    with pytest.raises(kx.KryptonError, match="must be a"):
+        kx.Approximate(**settings)
+
+
+def test_numbers_of_numpy_are_numbers(demo):
+    session, (image, *_) = demo
+    modes = [
+        kx.Approximate(ssim=np.float32(0.9), seed=np.int64(3)),
+        kx.Approximate(speedup=np.int64(4)),
+        kx.Approximate(tau=np.float32(0.5), drill_down=DrillDown(np.float32(0.1), np.int64(13))),
+    ]
+    for mode in modes:
+        found = ask(session, image, mode)
+        json.dumps(found.record)
+        assert found.done is True
+
+
 def test_a_mode_is_a_mode(demo):
     session, (image, *_) = demo
     with pytest.raises(kx.KryptonError, match=r"mode must be krypton_onnx\.Exact"):
@@ -574,6 +596,36 @@ def test_what_is_soon_answered_exactly_is(demo, monkeypatch):
     monkeypatch.setattr(refinement, "QUICK_SECONDS", 1.0)
     found = ask(session, image, kx.Approximate())
     np.testing.assert_array_equal(found.scores, ask(session, image, kx.Exact()).scores)
+
+
+def test_scores_around_zero_keep_promises(demo):
+    """SSIM compares means, too: near zero a small error of them costs much."""
+    session, images = demo
+    kept = []
+    for image in images[:4]:
+        middle = float(np.median(ask(session, image, kx.Exact()).scores))
+        top = int(session.materialize(image).outputs["probabilities"].argmax())
+
+        def score(outputs, middle=middle, top=top):
+            return outputs["probabilities"][:, top] - middle
+
+        exact = ask(session, image, kx.Exact(), target=score)
+        found = ask(session, image, kx.Approximate(ssim=0.8), target=score)
+        kept.append(similarity(found.scores, exact.scores) >= 0.8)
+    assert sum(kept) >= 3
+
+
+def test_infinite_scores_end_in_the_exact_map(demo):
+    session, (image, *_) = demo
+    own = session.materialize(image).outputs["probabilities"][0, 0]
+
+    def score(outputs):
+        return np.where(outputs["probabilities"][:, 0] > 3 * own, -np.inf, outputs["probabilities"][:, 0])
+
+    exact = ask(session, image, kx.Exact(), target=score)
+    found = ask(session, image, kx.Approximate(ssim=0.8), target=score)
+    assert np.isinf(exact.scores).any()
+    np.testing.assert_allclose(found.scores, exact.scores, atol=1e-6)
 
 
 def test_scores_that_are_no_numbers_stay_where_they_are(demo):

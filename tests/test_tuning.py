@@ -95,6 +95,8 @@ def test_tune_refuses_too_little(demo):
         tune(artifact, [image], Question("top", (16, 16), (32, 32), 0.0, "cover", None, None))
     with pytest.raises(kx.KryptonError, match="1 pictures are too few"):
         tune(artifact, [image], Question("top", (16, 16), (8, 8), 0.0, "cover", None, None))
+    with pytest.raises(kx.KryptonError, match="Two of the pictures are the same"):
+        tune(artifact, [image] * 20, Question("top", (16, 16), (8, 8), 0.0, "cover", None, None))
 
 
 def test_kryptons_tau_is_where_its_parabola_reaches_the_target(demo):

@@ -107,31 +107,30 @@ class Anchors:
         return max(losses)
 
     def settle(self, level: Level, sketch: Sketch) -> Judged:
-        """Ask exactly around the largest drop of each target, wherever correcting moves it, and judge the map again."""
-        while True:
-            judged = self.judged(level, sketch)
-            new = np.setdiff1d(around_lowest(judged.maps, PEAK), self._places)
-            if not len(new):
-                return judged
+        """A sketch, corrected, and asked exactly around the largest drop of each target, wherever that moves it."""
+        judged = self.judged(level, sketch)
+        maps = judged.maps.copy()
+        while len(new := np.setdiff1d(around_lowest(maps, PEAK), self._places)):
             self._places = np.concatenate([self._places, new])
+            maps = self._exact_at_places(maps)
+        return Judged(maps, judged.check)
 
     def _errors(self, level: Level, places: Integers) -> Floats:
-        return _finite(self.truth(places) - self._survey.at(level, places))
+        return _difference(self.truth(places), self._survey.at(level, places))
 
     def _between(self, level: Level, sketch: Sketch) -> tuple[Floats, Floats]:
         """How far a sketch is from its level's answers at the probes, [M, T], and everywhere else.
 
         The latter is a variance, [rows, cols, T], from what surprised at the probes and at the positions asked lately.
         """
-        wrong = self._survey.at(level, self.probes) - listed(sketch.maps)[self.probes]
+        wrong = _difference(self._survey.at(level, self.probes), listed(sketch.maps)[self.probes])
         there = listed(sketch.doubt)[self.probes]
-        seen = np.isfinite(wrong) & np.isfinite(there)
-        at_probes = np.stack([np.where(seen, wrong, 0.0) ** 2, np.where(seen, there, 0.0)])
+        at_probes = np.stack([np.where(np.isfinite(there), wrong, 0.0) ** 2, np.where(wrong != 0, _finite(there), 0.0)])
         squares, doubts = sketch.surprises + at_probes.sum(axis=1)
         factor = np.divide(squares, doubts, out=np.zeros_like(squares), where=doubts > 0)
         variance: Floats = _finite(sketch.doubt) * factor
         listed(variance)[self._places] = 0.0
-        return _finite(wrong), variance
+        return wrong, variance
 
     def _exact_at_places(self, maps: Floats) -> Floats:
         maps = maps.copy()
@@ -170,6 +169,11 @@ class Anchors:
         """How near pixels along an axis are: [len(a), len(b)]."""
         near: Floats = np.exp(-0.5 * ((a[:, None] - b) / (REACH * self._survey.question.patch[axis])) ** 2)
         return near
+
+
+def _difference(a: NDArray[np.floating], b: NDArray[np.floating]) -> Floats:
+    with np.errstate(invalid="ignore"):
+        return _finite(a - b)
 
 
 def _finite(errors: Floats) -> Floats:

@@ -80,7 +80,8 @@ class Lattice:
         counts = np.where(paired.any(axis=0), paired, alone)[..., None]
         low = np.where(counts, value, np.inf).min(axis=0)
         high = np.where(counts, value, -np.inf).max(axis=0)
-        return np.where(counts, value, 0.0).sum(axis=0) / counts.sum(axis=0), high - low
+        with np.errstate(invalid="ignore"):
+            return np.where(counts, value, 0.0).sum(axis=0) / counts.sum(axis=0), high - low
 
     def _neighbour(
         self, found: Floats, stage: int, place: tuple[Places, ...], side: tuple[int, int], distance: int

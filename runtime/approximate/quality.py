@@ -1,7 +1,8 @@
 """How good an approximate map is: what exact probes say, and what is promised of it.
 
 With errors that do not depend on the map, the SSIM of a window is (2·variance + C2) / (2·variance + C2 + error²), the
-variance being that of the map in the window. So where a map is wrong by e, it loses about e² / (2·variance + C2 + e²).
+variance being that of the map in the window. So where a map is wrong by e, it loses about e² / (2·variance + C2 + e²),
+and where its mean m is wrong by that, about e² / (2·m² + C1 + e²) more, which tells where scores are near zero.
 Of the answers of a level, exact probes at random positions tell e; of what lies between the positions that have been
 asked, every answer tells how wrong the map was there before. The two together are a rough estimate of 1 − SSIM. A
 `Calibration` makes it a bound: a fit, and the factor by which the true loss exceeds it on few of other images (a
@@ -24,8 +25,11 @@ PROBES = 48
 WINDOW = 7
 """Positions along a side of the windows of SSIM."""
 
-_CONTRAST = 0.03**2
-"""SSIM's constant C2, for a data range of 1."""
+_LUMINANCE, _CONTRAST = 0.01**2, 0.03**2
+"""SSIM's constants C1 and C2, for a data range of 1."""
+
+_TOGETHER = 8.0
+"""Positions beside one another whose errors are about the same, so that they do not cancel in a window's mean."""
 
 _RESAMPLES = 1000
 
@@ -91,13 +95,17 @@ def structural_loss(scores: Floats, variance: Floats, errors: Floats, probes: In
         probes: int64 [M], indices of the positions.
     """
     allowed = _allowed(scores) + 2 * _local_mean(variance)
-    return float(_lost(errors**2, allowed.reshape(-1)[probes]).mean())
+    squares, bright = errors**2, _brightness(scores)
+    lost = _lost(squares, allowed.reshape(-1)[probes])
+    lost += _lost(squares * _TOGETHER / WINDOW**2, bright.reshape(-1)[probes])
+    return float(np.minimum(lost, 1.0).mean())
 
 
 def loss_between(scores: Floats, variance: Floats) -> float:
     """Mean loss of structural similarity of a map that is expected to be wrong by so much: [rows, cols] each."""
-    half = WINDOW // 2
-    return float(_lost(_local_mean(variance), _allowed(scores))[half:-half, half:-half].mean())
+    half, squares = WINDOW // 2, _local_mean(variance)
+    lost = _lost(squares, _allowed(scores)) + _lost(squares * _TOGETHER / WINDOW**2, _brightness(scores))
+    return float(np.minimum(lost, 1.0)[half:-half, half:-half].mean())
 
 
 def _lost(squares: Floats, allowed: Floats) -> Floats:
@@ -106,9 +114,20 @@ def _lost(squares: Floats, allowed: Floats) -> Floats:
 
 def _allowed(scores: Floats) -> Floats:
     """2 · variance + C2 around every position."""
-    finite = np.isfinite(scores)
-    scores = np.where(finite, scores, scores[finite].mean() if finite.any() else 0.0)
+    scores = _filled(scores)
     return 2 * _local_variance(scores) + _CONTRAST * np.ptp(scores) ** 2
+
+
+def _brightness(scores: Floats) -> Floats:
+    """2 · mean² + C1 around every position: an error of the mean costs more, the nearer that is to nothing."""
+    scores = _filled(scores)
+    brightness: Floats = 2 * _local_mean(scores) ** 2 + _LUMINANCE * np.ptp(scores) ** 2
+    return brightness
+
+
+def _filled(scores: Floats) -> Floats:
+    finite = np.isfinite(scores)
+    return np.where(finite, scores, scores[finite].mean() if finite.any() else 0.0)
 
 
 def _local_variance(scores: Floats) -> Floats:
@@ -136,7 +155,7 @@ def ssim(approximate: Floats, exact: Floats) -> float:
     if np.array_equal(approximate, exact):
         return 1.0
     span = float(np.ptp(exact))
-    luminance, contrast = (0.01 * span) ** 2, _CONTRAST * span**2
+    luminance, contrast = _LUMINANCE * span**2, _CONTRAST * span**2
     mine, theirs = (_windows(values) for values in (approximate, exact))
     means = mine.mean(axis=(2, 3)), theirs.mean(axis=(2, 3))
     unbiased = WINDOW**2 / (WINDOW**2 - 1)

@@ -73,7 +73,8 @@ def until_good(
         seed: of the probes' positions.
     """
     exact = levels[-1]
-    if not is_worth_it(survey) or survey.query_seconds(exact) * len(survey.places) < QUICK_SECONDS:
+    quick = survey.query_seconds(exact) * len(survey.places) < QUICK_SECONDS
+    if quick or not is_worth_it(survey) or not np.isfinite(survey.own).all():
         yield everything(survey, exact)
         return
     work = _Refinement(survey, levels, PROBES, calibration, seed)
@@ -81,6 +82,9 @@ def until_good(
     while True:
         way = work.outlook.soonest(target)
         sketch, draft = work.go_on(way)
+        if not np.isfinite(draft.scores).all():  # of what is no number nothing can be promised
+            yield everything(survey, exact)
+            return
         if not draft.done and draft.share >= least and sketch.knows_its_peak and _promises(draft, target):
             draft = work.settled(way.level, target)
         yield draft
@@ -89,7 +93,7 @@ def until_good(
 
 
 def _promises(draft: Draft, target: float) -> bool:
-    return draft.ssim_bound is not None and draft.ssim_bound >= target
+    return draft.ssim_bound is not None and bool(draft.ssim_bound >= target)
 
 
 def until_spent(
@@ -137,7 +141,7 @@ def _coarsest(survey: Survey, levels: Sequence[Level]) -> tuple[Level, float]:
 
 def _peak_seconds(survey: Survey, exact: Level) -> float:
     """What exact answers around the largest drops take, and the last looks."""
-    positions = max(1, int(survey.own.size)) * (2 * PEAK + 1) ** 2
+    positions = min(max(1, int(survey.own.size)) * (2 * PEAK + 1) ** 2, len(survey.places))
     looking = 2 * LOOKING * len(survey.places)
     run: float = exact.driver.plan.run_seconds
     return positions * survey.query_seconds(exact) + run + PLANNING + looking
@@ -198,7 +202,8 @@ class _Refinement:
         self._survey.charge_look()
         share, check = self._drawn[level.name].share, judged.check
         self.outlook.learn(level, check)
-        bound = None if check is None or share < LEAST_SHARE else self._calibration.ssim_bound(check.loss)
+        unknown = check is None or share < LEAST_SHARE or not np.isfinite(judged.maps).all()
+        bound = None if check is None or unknown else self._calibration.ssim_bound(check.loss)
         return Draft(listed(judged.maps), level.name, share, check, bound, done=False)
 
     def _begun(self, level: Level) -> Sketch:
