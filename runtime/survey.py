@@ -25,7 +25,6 @@ IMAGE_RUN = 5.0
 """What a variant's run of the image itself takes, in queries of full inference: no batch shares what a run costs once,
 views are written, and the outputs are another run."""
 
-
 PLANNING, PLANNING_QUERY = 1e-3, 5e-6
 """Seconds that it takes to cut queries into batches, and more for each query, on one core while the others wait."""
 

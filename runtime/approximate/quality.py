@@ -94,18 +94,22 @@ def structural_loss(scores: Floats, variance: Floats, errors: Floats, probes: In
         errors: [M], at the probes.
         probes: int64 [M], indices of the positions.
     """
-    allowed = _allowed(scores) + 2 * _local_mean(variance)
-    squares, bright = errors**2, _brightness(scores)
-    lost = _lost(squares, allowed.reshape(-1)[probes])
-    lost += _lost(squares * _TOGETHER / WINDOW**2, bright.reshape(-1)[probes])
-    return float(np.minimum(lost, 1.0).mean())
+    structure = _allowed(scores) + 2 * _local_mean(variance)
+    places = (bounds.reshape(-1)[probes] for bounds in (structure, _brightness(scores)))
+    return float(_lost_in_both(errors**2, *places).mean())
 
 
 def loss_between(scores: Floats, variance: Floats) -> float:
     """Mean loss of structural similarity of a map that is expected to be wrong by so much: [rows, cols] each."""
-    half, squares = WINDOW // 2, _local_mean(variance)
-    lost = _lost(squares, _allowed(scores)) + _lost(squares * _TOGETHER / WINDOW**2, _brightness(scores))
-    return float(np.minimum(lost, 1.0)[half:-half, half:-half].mean())
+    half = WINDOW // 2
+    lost = _lost_in_both(_local_mean(variance), _allowed(scores), _brightness(scores))
+    return float(lost[half:-half, half:-half].mean())
+
+
+def _lost_in_both(squares: Floats, structure: Floats, brightness: Floats) -> Floats:
+    """Of errors with these squares, by windows' structure and by their means, in which errors cancel."""
+    lost = _lost(squares, structure) + _lost(squares * _TOGETHER / WINDOW**2, brightness)
+    return np.minimum(lost, 1.0)
 
 
 def _lost(squares: Floats, allowed: Floats) -> Floats:
