@@ -17,6 +17,7 @@ SMOOTHER = 2.0
 """By this factor in what is lost between positions, for that."""
 
 _SHARE_STEP = 1e-4
+_NOTHING = 1e-9
 
 FLOOR = 1e-3
 """Added to the loss at the probes, for they are few."""
@@ -30,8 +31,8 @@ class Calibration:
         scale, power: the fit of the loss, ``exp(scale) · (loss_as_seen + FLOOR)^power``.
         promises: (expected, allowed) losses, ascending: of other images for which so much was expected when refinement
             stopped, 98 % had lost no more than was allowed.
-        lattice: (a, b), the typical loss between positions of which a share has been asked,
-            ``(1 − share) · exp(a + b·share)``.
+        lattice: (a, b), both negative: the loss between positions of which a share has been asked is
+            ``(1 − share) · exp(smoothness · (a + b·share))``, with a smoothness of the map, typically 1.
         levels: by a level's name, what is typically lost where all positions have been asked at it.
         images: how many it rests on.
     """
@@ -55,17 +56,24 @@ class Calibration:
         """The loss that may be expected where this SSIM is promised."""
         return _between(1 - target, [(allowed, expected) for expected, allowed in self.promises])
 
-    def between(self, share: float) -> float:
-        """What is typically lost between positions of which a share has been asked."""
-        constant, slope = self.lattice
-        return (1 - share) * math.exp(constant + slope * share)
+    def between(self, share: float, smoothness: float = 1.0) -> float:
+        """What is lost between positions of which a share has been asked, of a map of this smoothness."""
+        return (1 - share) * math.exp(smoothness * self._gained(share))
 
-    def share_between(self, loss: float) -> float:
-        """Of the positions that have typically been asked where no more than this is lost between them; 1 for all."""
+    def smoothness(self, share: float, loss: float) -> float:
+        """Of a map of which so much is lost between positions, of which a share below 1 has been asked."""
+        return max(0.0, math.log(max(loss, _NOTHING) / (1 - share)) / self._gained(share))
+
+    def _gained(self, share: float) -> float:
+        constant, slope = self.lattice
+        return constant + slope * share
+
+    def share_between(self, loss: float, smoothness: float = 1.0) -> float:
+        """Of the positions that have been asked where no more than this is lost between them; 1 for all."""
         low, high = 0.0, 1.0
         while high - low > _SHARE_STEP:
             middle = (low + high) / 2
-            low, high = (low, middle) if self.between(middle) <= loss else (middle, high)
+            low, high = (low, middle) if self.between(middle, smoothness) <= loss else (middle, high)
         return high
 
     def least_share(self, target: float) -> float:

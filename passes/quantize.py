@@ -199,11 +199,13 @@ class _Writer:
         scales = (
             np.maximum(np.abs(weights).reshape(len(weights), -1).max(axis=1), TINY).astype(np.float32) / _WEIGHT_MOST
         )
-        rounded = np.rint(weights / scales[:, None, None, None]).astype(np.int8)
+        in_units = weights / scales[:, None, None, None]
+        rounded = np.rint(in_units).astype(np.int8)
         bias = network.input_or_none(node, 2)
         given = np.zeros(len(weights), np.float32) if bias is None else np.asarray(values(bias), np.float32)
         units = self._input(f"int8/{node.outputs[0].name}/bias", np.int32, [len(weights)])
-        self._ranges.add_bias(units.name, given / scales, self._choice.scales[source.name])
+        lost, groups = (in_units - rounded).sum(axis=(2, 3)), int(node.attrs.get("group", 1))
+        self._ranges.add_bias(units.name, given / scales, lost, groups, source.name, self._choice.scales[source.name])
         inputs = [
             self._in_bytes(source),
             *self._grid(source),

@@ -56,11 +56,31 @@ class Ranges:
             self._emit("Max", [self._emit("Mul", [wide, self._number(1 / steps)]), self._number(TINY)], scale.name, [])
         return self._made[scale.name]
 
-    def add_bias(self, name: str, in_weight_units: np.ndarray, source: Scale) -> None:
-        """A bias in units of the products of weights and inputs."""
-        units = network.constant(self._taken.fresh(f"{name}/of_weights"), in_weight_units.astype(np.float32))
-        rounded = self._emit("Round", [self._emit("Div", [units, self.add_scale(source)])])
-        made = gs.Variable(self._taken.fresh(name), np.dtype(np.int32), [len(in_weight_units)])
+    def add_bias(self, name: str, given: np.ndarray, lost: np.ndarray, groups: int, source: str, scale: Scale) -> None:
+        """The bias of a convolution in bytes, in units of the products of its weights and inputs.
+
+        Rounded weights shift a channel's results by about what was lost of them times the mean input. So much is added.
+
+        Args:
+            name: of what is made, int32 [M].
+            given: float32 [M], the bias in units of the weights.
+            lost: float32 [M, C / groups], what rounding took from the weights, summed over the kernel, likewise.
+            groups: of the convolution.
+            source: what the convolution reads.
+            scale: of that.
+
+        Source: Nagel, van Baalen, Blankevoort, Welling, ICCV 2019, section 4.2, here of the image's own run.
+        """
+        weights, bias = (
+            network.constant(self._taken.fresh(f"{name}/{kind}"), values.astype(np.float32))
+            for kind, values in (("lost", lost[:, :, None, None]), ("given", given))
+        )
+        mean = self._emit("GlobalAveragePool", [self._tensors[source]])
+        shifted = self._emit("Conv", [mean, weights, bias], group=groups)
+        flat = network.constant(self._taken.fresh(f"{name}/flat"), np.array([-1], np.int64))
+        units = self._emit("Div", [self._emit("Reshape", [shifted, flat]), self.add_scale(scale)])
+        rounded = self._emit("Round", [units])
+        made = gs.Variable(self._taken.fresh(name), np.dtype(np.int32), [len(given)])
         self._graph.nodes.append(gs.Node("Cast", made.name, {"to": network.element_type(np.int32)}, [rounded], [made]))
         self._made[name] = made
 

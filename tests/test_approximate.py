@@ -3,7 +3,7 @@
 import json
 from dataclasses import replace
 from importlib import resources
-from itertools import pairwise
+from itertools import pairwise, product
 
 import numpy as np
 import pytest
@@ -17,7 +17,7 @@ from krypton_onnx.runtime import explain as explaining
 from krypton_onnx.runtime.approximate import anchors as anchoring
 from krypton_onnx.runtime.approximate import lattice as lattices
 from krypton_onnx.runtime.approximate import refinement
-from krypton_onnx.runtime.approximate.anchors import Anchors
+from krypton_onnx.runtime.approximate.anchors import Anchors, Judged
 from krypton_onnx.runtime.approximate.lattice import Lattice
 from krypton_onnx.runtime.approximate.outlook import Outlook
 from krypton_onnx.runtime.approximate.quality import Check, loss_between, ssim, structural_loss
@@ -346,11 +346,13 @@ def test_residuals_are_what_the_other_anchors_leave(demo):
     anchors, level, sketch = anchored(demo)
     probes, flat = anchors.probes, sketch.maps.reshape(-1, 1)
     errors = anchors.truth(probes) - flat[probes]
-    _, left = anchors._fit(errors)
+    left = anchors._fit(level, probes).left
+    risen = flat[probes] - anchors._survey.own
+    alike = anchors._alike(probes, probes) + anchoring.PROPORTIONAL * risen @ risen.T / np.mean(risen**2)
     for one in (0, 7, 29):
-        others = np.delete(probes, one)
-        gram = anchors._alike(others, others) + anchoring.SURPRISE * np.eye(29)
-        predicted = anchors._alike(probes[[one]], others) @ np.linalg.solve(gram, np.delete(errors, one, axis=0))
+        others = np.delete(np.arange(30), one)
+        gram = alike[np.ix_(others, others)] + anchoring.SURPRISE * np.eye(29)
+        predicted = alike[[one]][:, others] @ np.linalg.solve(gram, errors[others])
         np.testing.assert_allclose(left[one], errors[one] - predicted[0], atol=1e-9)
     check = anchors.judged(level, sketch).check
     assert check.rmse == pytest.approx(np.sqrt(np.mean(left**2)))  # every position has been asked
@@ -366,6 +368,20 @@ def test_a_corrected_map_is_exact_at_the_anchors_and_nearer_elsewhere(demo):
     around = around_lowest(judged.maps, anchoring.PEAK)
     np.testing.assert_array_equal(judged.maps.reshape(-1, 1)[around], truth[around])
     assert np.abs(judged.maps.reshape(-1, 1) - truth).mean() < np.abs(maps.reshape(-1, 1) - truth).mean()
+
+
+def test_drops_that_are_all_too_small_are_made_larger(demo, monkeypatch):
+    survey, (level, *_, exact) = asked(demo)
+    truth, ask = survey.at(exact, np.arange(len(survey.places))), survey.at
+
+    def smaller(by, positions):
+        return ask(exact, positions) if by.exact else survey.own + 0.6 * (truth[positions] - survey.own)
+
+    monkeypatch.setattr(survey, "at", smaller)
+    *_, sketch = sketches(survey, level)
+    corrected = Anchors(survey, exact, 48, 0).judged(level, sketch).maps
+    wrong, left = (np.abs(maps.reshape(-1, 1) - truth).mean() for maps in (sketch.maps, corrected))
+    assert left < 0.1 * wrong
 
 
 def test_more_anchors_lie_apart_and_leave_smaller_errors(demo):
@@ -481,6 +497,32 @@ def test_what_one_level_loses_says_something_of_the_others(desk):
     assert desk.outlook.loss(one, 48) > usual
     assert before < desk.outlook.loss(other, 48) <= 1
     assert desk.outlook.loss(desk.levels[-1], 48) == 0
+
+
+def test_what_one_variant_loses_says_nothing_of_another(desk):
+    one, other = (next(level for level in desk.levels if level.name == name) for name in ("tau 0.5", "int8 tau 0.5"))
+    before = desk.outlook.loss(other, 48)
+    desk.show(one, 1.0, 0.0, 0.9)
+    assert desk.outlook.loss(other, 48) == before
+
+
+@pytest.mark.parametrize("exact_alone", [False, True])
+def test_the_first_sketch_tells_how_smooth_the_map_is_before_a_way_is_taken(demo, monkeypatch, exact_alone):
+    survey, levels = asked(demo)
+    shares = []
+    for between in (0.3, 0.8):
+        desk = Desk(survey, levels[-1:] if exact_alone else levels)
+        check = Check(48, 1.0, (0.9, 1.1), between, 0.001)
+        monkeypatch.setattr(desk.anchors, "judged", lambda _, sketch, check=check: Judged(sketch.maps, check))
+        shares.append(desk.outlook.soonest(0.9).share)
+    assert shares[0] < 0.8 * shares[1]
+
+
+def test_smoothness_is_what_between_makes_of_it():
+    for share, smooth in product((0.1, 0.5, 0.9), (0.3, 1.0, 3.0)):
+        between = calibration.UNTUNED.between(share, smooth)
+        assert calibration.UNTUNED.smoothness(share, between) == pytest.approx(smooth)
+        assert calibration.UNTUNED.share_between(between, smooth) == pytest.approx(share, abs=1e-3)
 
 
 def test_a_way_that_is_taken_is_cheaper_to_go_on(desk):

@@ -137,6 +137,27 @@ def test_scales_are_those_of_the_image(compiled):
     assert len(joined) == 1  # what is joined shares a scale
 
 
+@pytest.mark.parametrize(
+    ("source", "result", "weights", "bias", "group"), [("ra", "b", "w2", "b2", 1), ("rs", "g", "w7", None, 8)]
+)
+def test_what_rounding_takes_from_weights_is_given_back_to_the_mean(compiled, source, result, weights, bias, group):
+    path, session, image = compiled
+    model = onnx.load(path)
+    known = {tensor.name: numpy_helper.to_array(tensor).astype(np.float64) for tensor in model.graph.initializer}
+    model.graph.output.append(helper.make_tensor_value_info(source, onnx.TensorProto.FLOAT, None))
+    read = ort.InferenceSession(model.SerializeToString()).run([source], {"image": image[None]})[0][0]
+    w = known[weights]
+    step = np.abs(w).max(axis=(1, 2, 3)) / 127
+    lost = (w - step[:, None, None, None] * np.rint(w / step[:, None, None, None])).sum(axis=(2, 3))
+    mean = read.mean(axis=(1, 2), dtype=np.float64).reshape(group, -1).repeat(len(w) // group, axis=0)
+    shift = (lost * mean).sum(axis=1)
+    inputs = session.materialize(image).variant(session.int8).inputs
+    unit = step * inputs[f"int8/{source}/scale"]
+    found = inputs[f"int8/{result}/bias"] * unit
+    np.testing.assert_allclose(found, known.get(bias, 0) + shift, rtol=0, atol=0.51 * unit.max())
+    assert np.abs(shift).max() > 5 * unit.max()
+
+
 def test_the_models_own_inputs_stay(tmp_path: Path):
     nodes = [
         node("Conv", ["image", "w1"], ["a"], pads=[1, 1, 1, 1]),

@@ -81,19 +81,18 @@ class Outlook:
         self._survey, self._anchors, self._calibration = survey, anchors, calibration
         self._levels, self._drawn, self._begin = tuple(levels), drawn, begin
         self._found: dict[str, _Found] = {}
-        self._rougher = 1.0
+        self._smoothness = 1.0
         self._tried_first: Level | None = None
         self._query_seconds = {level.name: survey.query_seconds(level) for level in levels}
         self._coarsest = float((lattice_of(survey).stages == 0).mean())
 
     def learn(self, level: Level, check: Check | None) -> None:
         """Take in what has been seen of the latest sketch by a level."""
-        share = self._share(level)
-        if check is None or check.loss == 0:
+        if check is None:
             return
-        unit = self._calibration.expected(check.loss) / check.loss
+        share, unit = self._share(level), self._calibration.expected(check.loss) / check.loss if check.loss else 0.0
         if share < 1:
-            self._rougher = unit * check.between / self._calibration.between(share)
+            self._smoothness = self._calibration.smoothness(share, check.between)
         if not level.exact:
             self._see(level, len(self._anchors), unit * check.level)
 
@@ -103,8 +102,8 @@ class Outlook:
 
         def share(level: Level, anchors: int, _: float) -> float:
             known = self._share(level)
-            between = (allowed - self._feared(level, anchors)) / self._rougher if self._rougher else math.inf
-            needed = max(least, self._calibration.share_between(between))
+            between = allowed - self._feared(level, anchors)
+            needed = max(least, self._calibration.share_between(between, self._smoothness))
             return known if needed <= known and anchors > len(self._anchors) else max(needed, known + LEAST_STEP)
 
         def quickest() -> Way:
@@ -141,7 +140,7 @@ class Outlook:
         if level.name in self._found:
             return self._found[level.name].loss_with(anchors)
         found = {other.name: other for other in self._levels if other.name in self._found}
-        akin = [name for name, other in found.items() if other.driver is level.driver] or list(found)
+        akin = [name for name, other in found.items() if other.driver is level.driver]
         factors = [math.log(self._found[name].first.loss / self._calibration.level_loss(name)) for name in akin]
         worse = math.exp(sum(factors) / len(factors)) if factors else 1.0
         return min(1.0, self._calibration.level_loss(level.name) * worse * _denser(anchors / PROBES, DENSER))
@@ -150,14 +149,23 @@ class Outlook:
         """What is chosen once everything that is believed of it has been seen."""
         while True:
             way = choose()
-            if way is None or way.level.exact or way.level.name in self._found or not len(self._anchors.probes):
+            if way is None or self._is_tried(way.level) or not len(self._anchors.probes):
                 return way
             self._try(way.level)
 
+    def _is_tried(self, level: Level) -> bool:
+        """Exact answers lose nothing; but of their map, too, no more may be expected than of the first sketch."""
+        return self._tried_first is not None if level.exact else level.name in self._found
+
     def _try(self, level: Level) -> None:
-        self._tried_first = self._tried_first or level
-        seen = self._anchors.loss_at_probes(level, self._tried_first, self._begin(self._tried_first))
-        self._see(level, len(self._anchors.probes), self._calibration.expected(seen))
+        """Ask the probes; the first level that is tried is sketched as well, which tells how rough the map is."""
+        if self._tried_first is None:
+            self._tried_first = level
+            self.learn(level, self._anchors.judged(level, self._begin(level)).check)
+        else:
+            seen = self._anchors.loss_at_probes(level, self._tried_first, self._begin(self._tried_first))
+            self._see(level, len(self._anchors.probes), self._calibration.expected(seen))
+        self._survey.charge_look()
 
     def _see(self, level: Level, anchors: int, loss: float) -> None:
         now, known = _Seen(anchors, max(loss, _LEAST_LOSS)), self._found.get(level.name)
@@ -182,7 +190,7 @@ class Outlook:
                 share = min(1.0, share_of(level, anchors, more))
                 room = anchors <= max(have, min(share / 2 * size, MOST_ANCHORED * size, MOST_ANCHORS))
                 if room and share >= self._coarsest and (share > known or anchors > have):
-                    loss = self._rougher * self._calibration.between(share) + self._feared(level, anchors)
+                    loss = self._calibration.between(share, self._smoothness) + self._feared(level, anchors)
                     yield Way(level, share, anchors, more + (share - known) * query * size, loss)
 
     def _feared(self, level: Level, anchors: int) -> float:
