@@ -1,8 +1,7 @@
 """Anchors: positions that are asked exactly, by which an approximate map is corrected and judged.
 
 The errors of a level are smooth: cutting windows, for one, loses about as much here as a few pixels further on. So the
-errors at the anchors say something about those between them: the map is corrected by their Gaussian-process mean. Part
-of it is the same everywhere, and part in proportion to the drop: a level may make all of them too small. The map is
+errors at the anchors say something about those between them: the map is corrected by their Gaussian-process mean, and
 judged at every probe by what the other anchors leave of the level's error there (the leave-one-out residual), and by
 how far what was expected there is from the level's own answer.
 """
@@ -25,9 +24,6 @@ SURPRISE = 0.5
 EVERYWHERE = 1.0
 """Variance of the error that all positions share, over that of what only neighbours do."""
 
-PROPORTIONAL = 1.0
-"""Variance of the error that all drops have in proportion, over that of what only neighbours do."""
-
 PEAK = 1
 """Rows and columns around the largest drop that are asked exactly: what people look at first."""
 
@@ -43,21 +39,6 @@ class Judged:
 
     maps: Floats
     check: Check | None
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Fit:
-    """What errors at the anchors say.
-
-    Attributes:
-        weights: [n, T], of the anchors' kernels.
-        gain: [T], the error over the drop.
-        left: [n, T], the leave-one-out residuals.
-    """
-
-    weights: Floats
-    gain: Floats
-    left: Floats
 
 
 class Anchors:
@@ -104,10 +85,10 @@ class Anchors:
             return Judged(sketch.maps, None)
         if not len(self.probes):
             return Judged(self._exact_at_places(sketch.maps), None)
-        fit = self._fit(level, self._places)
-        maps = self._exact_at_places(sketch.maps + self._spread(fit.weights) + fit.gain * self._risen(sketch.maps))
+        weights, left = self._fit(self._errors(level, self._places))
+        maps = self._exact_at_places(sketch.maps + self._spread(weights))
         expected, variance = self._between(level, sketch)
-        return Judged(maps, check(maps, fit.left[: len(self.probes)], expected, variance, self.probes))
+        return Judged(maps, check(maps, left[: len(self.probes)], expected, variance, self.probes))
 
     def loss_at_probes(self, level: Level, drawn_by: Level, sketch: Sketch) -> float:
         """The loss that is left if every position is asked at a level, and the probes alone are the anchors.
@@ -117,7 +98,7 @@ class Anchors:
             drawn_by: another level, or the same.
             sketch: by that one, about what the map will be.
         """
-        left = self._fit(level, self.probes).left
+        _, left = self._fit(self._errors(level, self.probes))
         _, variance = self._between(drawn_by, sketch)
         losses = (
             structural_loss(sketch.maps[..., t], variance[..., t], left[:, t], self.probes)
@@ -156,27 +137,15 @@ class Anchors:
         listed(maps)[self._places] = self.truth(self._places)
         return maps
 
-    def _fit(self, level: Level, places: Integers) -> _Fit:
-        """What a level's errors at these places, some of the anchors', say.
+    def _fit(self, errors: Floats) -> tuple[Floats, Floats]:
+        """Weights of the anchors' kernels, and the leave-one-out residuals: [n, T] each.
 
-        The kernel of all targets is the same but for the part in proportion to the drop, by which its inverse changes
-        in rank 1.
-
-        Source: Rasmussen, Williams, Gaussian Processes for Machine Learning, 2006, equations 2.25, 5.12 and A.9.
+        Source: Rasmussen, Williams, Gaussian Processes for Machine Learning, 2006, equations 2.25 and 5.12.
         """
-        answers = self._survey.at(level, places)
-        errors, risen = _difference(self.truth(places), answers), self._risen(answers)
+        places = self._places[: len(errors)]
         inverse = np.linalg.inv(self._alike(places, places) + SURPRISE * np.eye(len(places)))
-        weights, turned = inverse @ errors, inverse @ risen
-        size = (risen**2).mean(axis=0)
-        among = np.where(size > 0, size, 1.0) / PROPORTIONAL + (risen * turned).sum(axis=0)
-        gain = (risen * weights).sum(axis=0) / among
-        weights -= turned * gain
-        return _Fit(weights, gain, weights / (np.diag(inverse)[:, None] - turned**2 / among))
-
-    def _risen(self, scores: NDArray[np.floating]) -> Floats:
-        """By how much scores [..., T] are above those of the image itself: the drop, of the other sign."""
-        return _difference(scores, self._survey.own)
+        weights = inverse @ errors
+        return weights, weights / np.diag(inverse)[:, None]
 
     def _alike(self, a: Integers, b: Integers) -> Floats:
         """How alike errors at two lists of positions are: [len(a), len(b)]."""
