@@ -94,9 +94,9 @@ def _between(value: float, pairs: Sequence[tuple[float, float]]) -> float:
 
 
 UNTUNED = Calibration(
-    scale=-0.388,
-    power=0.868,
-    promises=((0.00957, 0.02), (0.0333, 0.05), (0.0679, 0.1), (0.102, 0.15), (0.136, 0.2)),
+    scale=-0.387,
+    power=0.871,
+    promises=((0.0104, 0.02), (0.033, 0.05), (0.0678, 0.1), (0.1018, 0.15), (0.1357, 0.2)),
     lattice=(-1.0, -2.4),
     levels={
         "tau 0.4": 0.1,
@@ -104,12 +104,12 @@ UNTUNED = Calibration(
         "tau 0.5": 0.0222,
         "tau 0.6": 0.00406,
         "tau 0.75": 0.001,
-        "int8 tau 0.4": 0.108,
-        "int8 tau 0.45": 0.0489,
-        "int8 tau 0.5": 0.0387,
-        "int8 tau 0.6": 0.0245,
-        "int8 tau 0.75": 0.0242,
-        "int8": 0.0248,
+        "int8 tau 0.4": 0.104,
+        "int8 tau 0.45": 0.0441,
+        "int8 tau 0.5": 0.0357,
+        "int8 tau 0.6": 0.0209,
+        "int8 tau 0.75": 0.0207,
+        "int8": 0.0212,
     },
     images=38,
 )
