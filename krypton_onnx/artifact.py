@@ -34,6 +34,9 @@ class Files:
     ranges: str | None = None
 
 
+PICK_FILE = "pick.onnx"
+"""An output, and indices → its elements there. Only what is planned for a device has it."""
+
 EXACT_FILES = Files("base.onnx", "incremental.onnx", "tail.onnx")
 CAPPED_FILES = Files("capped_base.onnx", "capped_incremental.onnx", "capped_tail.onnx")
 INT8_FILES = Files("int8_base.onnx", "int8_incremental.onnx", "int8_tail.onnx", "int8_ranges.onnx")

@@ -24,6 +24,7 @@ from krypton_onnx.artifact import Artifact
 from krypton_onnx.plain_model import PlainModel, timed
 from krypton_onnx.runtime.base import Output, Outputs
 from krypton_onnx.runtime.engine import Array, quiet_options
+from krypton_onnx.runtime.providers import CPU
 from krypton_onnx.runtime.questions import Pair
 from krypton_onnx.runtime.session import Session
 from krypton_onnx.runtime.side_by_side import available_cores
@@ -145,7 +146,7 @@ def benchmark(
     sweep = Sweep.random(artifact.plan, patch, stride, rng, inputs or {})
     options = quiet_options(threads)
     plain = PlainModel(Path(model), artifact.plan, options, sweep.others)
-    session = Session(artifact, threads=threads)
+    session = Session(artifact, [CPU], threads=threads)
     batch_seconds = plain.best_batch(sweep.image, sweep.content)
     batch = min(batch_seconds, key=lambda size: batch_seconds[size])
     ours, theirs = _samples(rng, sweep, queries, batch, batch_seconds[batch])

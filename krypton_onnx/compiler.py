@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from types import NoneType
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
@@ -14,7 +14,9 @@ from krypton_onnx.errors import KryptonError
 from krypton_onnx.labels import check_labels
 from krypton_onnx.passes.pipeline import compile_graphs
 from krypton_onnx.passes.write import write_graphs
+from krypton_onnx.plan import Device
 from krypton_onnx.preprocess import Preprocess
+from krypton_onnx.runtime.providers import CPU
 from krypton_onnx.runtime.questions import pair
 from krypton_onnx.verification import verify as verify_artifact
 
@@ -32,6 +34,7 @@ def compile(
     channels_last: bool | None = None,
     preprocess: Preprocess | Mapping[str, Any] | str | os.PathLike[str] | None = None,
     labels: Sequence[str] | None = None,
+    device: Device = "cpu",
     verify: bool = True,
 ) -> Artifact:
     """Compile an exported ONNX CNN into its incremental variant.
@@ -46,12 +49,15 @@ def compile(
         channels_last: whether the image input is [N, H, W, C] and not [N, C, H, W]; by default its extents tell.
         preprocess: how a picture becomes the input tensor, or the fields or the file of that; stored in the artifact.
         labels: class names; stored in the artifact.
+        device: to plan for, "cpu" or "cuda". What is compiled for one runs on the other, too, if not as fast.
         verify: compare a handful of random queries with the source model, and write nothing if they disagree.
 
     Raises:
         KryptonError: the model cannot be read, compiled or run, or the folder not be written.
     """
     _check_types(model=model, output=output, image_input=image_input, channels_last=channels_last, labels=labels)
+    if device not in get_args(Device):
+        raise KryptonError(f"device must be {' or '.join(map(repr, get_args(Device)))}, not {device!r}.")
     preparation = _preprocess(preprocess)
     source = Path(model)
     if not source.is_file():
@@ -67,6 +73,7 @@ def compile(
         channels_last=channels_last,
         preprocess=None if preparation is None else preparation.to_dict(),
         labels=None if labels is None else tuple(str(label) for label in labels),
+        device=device,
     )
     if preparation is not None:
         preparation.check_input(compiled.plan.model_shape)
@@ -111,7 +118,7 @@ def _preprocess(given: Preprocess | Mapping[str, Any] | str | os.PathLike[str] |
 
 
 def _refuse_if_wrong(source: Path, artifact: Artifact) -> None:
-    for check in verify_artifact(source, artifact, queries=COMPILE_QUERIES):
+    for check in verify_artifact(source, artifact, queries=COMPILE_QUERIES, providers=[CPU]):
         if not check.exact:
             raise KryptonError(
                 f"The compiled model does not reproduce the output '{check.name}' of {source}: it is off by "

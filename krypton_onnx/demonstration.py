@@ -16,6 +16,7 @@ from krypton_onnx.pictures import open_picture
 from krypton_onnx.plain_model import PlainModel
 from krypton_onnx.preprocess import Preprocess
 from krypton_onnx.runtime.engine import Array
+from krypton_onnx.runtime.providers import CPU
 from krypton_onnx.runtime.session import Session
 
 FILL = "mean"
@@ -77,7 +78,7 @@ def demonstrate(files: Path, artifact_folder: Path, output: Path) -> Iterator[Sh
     labels = tuple((files / "demo_labels.txt").read_text(encoding="utf-8").splitlines())
     model = files / "demo.onnx"
     artifact = compile(model, artifact_folder, preprocess=preprocess, labels=labels)
-    session, plain = Session(artifact), PlainModel(model, artifact.plan)
+    session, plain = Session(artifact, [CPU]), PlainModel(model, artifact.plan)
     batch = 0
     for picture in sorted((files / "pictures").glob("*.png")):
         seen = preprocess.picture(open_picture(picture))

@@ -22,6 +22,7 @@ from krypton_onnx.random_inputs import random_images
 from krypton_onnx.runtime.base import Outputs
 from krypton_onnx.runtime.engine import Array, Engine
 from krypton_onnx.runtime.outputs import ragged_names
+from krypton_onnx.runtime.providers import CPU, Provider
 
 BATCHES = (1, 2, 4, 8, 16, 32)
 """Batch sizes that full inference is tried at."""
@@ -47,6 +48,7 @@ class PlainModel:
         plan: describes its inputs and outputs.
         options: ONNX Runtime's session options.
         others: the model's inputs beside the image.
+        providers: to run on, as `providers.chosen` gives them.
 
     Attributes:
         batch: the exported batch, or None where any batch may be run.
@@ -58,9 +60,10 @@ class PlainModel:
         plan: Plan,
         options: ort.SessionOptions | None = None,
         others: Mapping[str, Array] | None = None,
+        providers: Sequence[Provider] = (CPU,),
     ) -> None:
         self._plan, self._others = plan, dict(others or {})
-        self._engine = Engine(path, options=options)
+        self._engine = Engine(path, providers, options)
         exported = self._engine.shapes[plan.image.name][0]
         self.batch = exported if isinstance(exported, int) and exported > 0 else None
         self._ragged = ragged_names(plan)
@@ -137,7 +140,7 @@ def with_free_batch(
     del model.graph.value_info[:]
     with _written(model) as file:
         try:
-            free = Engine(file, options=options)
+            free = Engine(file, exported.providers, options)
             return free if _rows_agree(exported, free, plan, others) else None
         except KryptonError:  # it insists on its batch
             return None

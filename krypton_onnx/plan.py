@@ -1,12 +1,15 @@
 """`plan.json`: what the compiler decided, and all that a driver in any language needs beside the graphs."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from krypton_onnx.calibration import Calibration
 from krypton_onnx.geometry import AxisMap, Program
 
-FORMAT = 5
+Device = Literal["cpu", "cuda"]
+"""Kinds of machines that plans are made for."""
+
+FORMAT = 6
 """Version of plan.json. A reader refuses any other."""
 
 
@@ -216,6 +219,7 @@ class Plan:
         memory: what a memory budget is spent on.
         preprocess: how a picture becomes the image tensor (`Preprocess.to_dict`), if that was given.
         labels: class names, if given.
+        device: that the graphs and the seconds are planned for. They run on any other, too.
         calibration: by which promises about approximate heatmaps are made, if the model was tuned.
         capped: the plan of the graphs whose windows may be cut (projective field thresholding), which do not go
             without saying: None if that would gain nothing.
@@ -256,6 +260,7 @@ class Plan:
     memory: Memory
     preprocess: dict[str, Any] | None = None
     labels: tuple[str, ...] | None = None
+    device: Device = "cpu"
     calibration: Calibration | None = None
     capped: "Plan | None" = None
     int8: "Plan | None" = None

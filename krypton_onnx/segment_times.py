@@ -24,6 +24,7 @@ from krypton_onnx.artifact import EXACT_FILES, Artifact
 from krypton_onnx.plain_model import PlainModel
 from krypton_onnx.plan import Segment
 from krypton_onnx.runtime.engine import Array, quiet_options
+from krypton_onnx.runtime.providers import CPU
 from krypton_onnx.runtime.session import Session
 from krypton_onnx.sweep import SAMPLE, Sweep, answered
 
@@ -109,7 +110,7 @@ def profiled(run: Callable[[ort.SessionOptions], Result]) -> tuple[Result, list[
 
 def _turns(artifact: Artifact, sweep: Sweep, options: ort.SessionOptions) -> int:
     """Answer a sample several times; how many queries it has."""
-    session, content = Session(artifact, session_options=options), sweep.shown(artifact.plan)
+    session, content = Session(artifact, [CPU], session_options=options), sweep.shown(artifact.plan)
     batches = sweep.batches(session, sweep.origins, SAMPLE)
     base = session.materialize(sweep.image, sweep.others)
     for _ in range(1 + REPEATS):

@@ -1,5 +1,6 @@
 """The unmodified model in ONNX Runtime: what incremental answers are compared with."""
 
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from krypton_onnx.plan import Plan
 from krypton_onnx.runtime.base import Outputs
 from krypton_onnx.runtime.engine import Array, Engine, quiet_options
 from krypton_onnx.runtime.outputs import ragged_names
+from krypton_onnx.runtime.providers import CPU, Provider
 
 
 class Source:
@@ -21,14 +23,17 @@ class Source:
         path: the ONNX file.
         plan: describes its inputs and outputs.
         others: values for its inputs beside the image.
+        providers: to run on, as `providers.chosen` gives them.
 
     Raises:
         KryptonError: ONNX Runtime refuses the model, for instance because it has no kernel for a node.
     """
 
-    def __init__(self, path: Path, plan: Plan, others: dict[str, Array]) -> None:
-        self._path, self._plan, self._others = path, plan, others
-        self.optimised = Engine(path)
+    def __init__(
+        self, path: Path, plan: Plan, others: dict[str, Array], providers: Sequence[Provider] = (CPU,)
+    ) -> None:
+        self._path, self._plan, self._others, self._providers = path, plan, others, providers
+        self.optimised = Engine(path, providers)
         batch = self.optimised.shapes[plan.image.name][0]
         self._batch = batch if isinstance(batch, int) else 1
 
@@ -37,7 +42,7 @@ class Source:
         """Made when it is first asked for: it runs several times slower, and few verdicts need it."""
         plain = quiet_options()
         plain.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-        return Engine(self._path, options=plain)
+        return Engine(self._path, self._providers, plain)
 
     def run(self, engine: Engine, images: Array) -> Outputs:
         """Outputs for images [Q, C, H, W], each in a run of its own, in the batch that was exported."""

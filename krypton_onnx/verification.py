@@ -14,7 +14,7 @@ others, so that nothing says how far a query moved the output, the first of the 
 """
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,6 +28,7 @@ from krypton_onnx.random_inputs import random_images, random_input
 from krypton_onnx.runtime.arguments import other_inputs
 from krypton_onnx.runtime.base import Output, Outputs
 from krypton_onnx.runtime.engine import Array
+from krypton_onnx.runtime.providers import Provider, chosen
 from krypton_onnx.runtime.session import Session
 from krypton_onnx.source import Source
 
@@ -178,6 +179,7 @@ def verify(
     queries: int = 64,
     seed: int = 0,
     inputs: Mapping[str, ArrayLike] | None = None,
+    providers: Sequence[Provider] | None = None,
 ) -> tuple[OutputCheck, ...]:
     """Compare random queries with the source model.
 
@@ -190,6 +192,7 @@ def verify(
         queries: how many, at least 8.
         seed: of the random numbers.
         inputs: the model's inputs beside the image, by name; random ones by default.
+        providers: for both, see `Session`.
 
     Returns:
         A verdict per output: of the exact variant, or of the capped one with whole windows if that is worse.
@@ -205,7 +208,7 @@ def verify(
     others = other_inputs(
         inputs or {info.name: random_input(rng, info) for info in plan.other_inputs}, plan.other_inputs
     )
-    source, session = Source(path, plan, others), Session(artifact)
+    source, session = Source(path, plan, others, chosen(providers)), Session(artifact, providers)
     image = _channels_first(random_images(rng, plan, 1), plan)[0]
     base = session.exact.materialize(image, others)
     base_full = source.run(source.optimised, image[None])

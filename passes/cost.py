@@ -2,8 +2,8 @@
 
 Every node costs its floating-point operations over a rate that knows how narrow its window is, the bytes that it moves
 if no convolution computes it on its way, and its share of what a runtime spends on any node. Every read through the
-overlay costs the bytes of each pass over what is read. The constants were measured on one core of a server's CPU; only
-quotients of predictions decide anything, and no machine is asked, so that a plan is the same wherever it is made.
+overlay costs the bytes of each pass over what is read. `machines` holds the constants: no machine is asked, so that a
+plan is the same wherever it is made.
 """
 
 import math
@@ -16,52 +16,11 @@ import onnx_graphsurgeon as gs
 
 from krypton_onnx.passes.flops import flops, scales_channels
 from krypton_onnx.passes.footprint import static_bytes
+from krypton_onnx.passes.machines import CPU, Machine
 from krypton_onnx.passes.network import Network, static_shape
 from krypton_onnx.passes.regions import Regions, Windowed
 from krypton_onnx.passes.rules.rule import Axes
 from krypton_onnx.plan import Read, Segment
-
-FLOP = 4.2e-12
-"""Seconds for an operation of a convolution or a product."""
-
-DEPTHWISE_FLOP = 15e-12
-"""The same where each channel has its own kernel."""
-
-BYTES_FLOP = 1.3e-12
-"""The same of a convolution in bytes."""
-
-NARROW = 0.6
-"""How much longer an operation takes in a window of one column; in wider ones as much less as they are wider."""
-
-BYTE = 12e-12
-"""Seconds for a byte that an elementwise node reads or writes, mostly in a cache."""
-
-FAR_BYTE = 5e-12
-"""Seconds for a byte of maps that no core's own cache holds, whatever is computed of it."""
-
-NEAR_BYTES = 1_000_000
-"""Bytes of one image's maps that it holds."""
-
-GATHER = 60e-12
-"""Seconds for a byte that is gathered from a view and the windows over it."""
-
-POOL = 30e-12
-"""Seconds for a byte that is brought beside the others from which is gathered."""
-
-LOAD = 20e-12
-"""Seconds for a byte that goes from rows into the blocks of channels in which convolutions compute."""
-
-STORE = 90e-12
-"""Seconds for a byte that goes from such blocks to rows."""
-
-TRANSPOSE = 110e-12
-"""Seconds for a byte between rows and maps that no convolution has blocked."""
-
-INDEX_CELL = 5e-9
-"""Seconds for the index of a cell that is read."""
-
-NODE = 1.5e-6
-"""Seconds for any node of a run."""
 
 READ_NODES = 7
 """Nodes of a read: where its cells lie, the pool, the cells, their layout."""
@@ -69,25 +28,9 @@ READ_NODES = 7
 INDEX_NODES = 220
 """Nodes that find out for all reads together where windows and their rows lie."""
 
-INDEX_READ = 0.6e-6
-"""Seconds that these take for one query of one read."""
-
-STREAM = 50e-12
-"""Seconds for a byte of weights that comes from memory for every run."""
-
-SPILL = 3.2e-18
-"""Seconds for a byte of a query's activations, for each byte of its batch's: the more there are of these, the more of
-what one node writes has left the caches when the next reads it."""
-
 ALIVE = 2.2
 """Bytes of a query's activations at the most, over those that the node with the largest maps reads and writes: views
 and windows are brought beside each other, and layouts change, in copies."""
-
-BATCHES = (2, 4, 8, 16, 32, 64)
-"""Queries per run."""
-
-FULL_BATCH = 8
-"""Images per run of full inference."""
 
 _FUSED = frozenset({"Relu", "LeakyRelu", "Clip", "Sigmoid", "Tanh", "HardSigmoid", "Add"})
 """Operators that runtimes compute together with the convolution before them."""
@@ -150,6 +93,7 @@ class Costs:
         windows: by name, the mean window of the tensors that are computed in windows.
         on_rows: those of them that are computed as rows.
         readings: every read through the overlay.
+        machine: that it is predicted for.
         tail_batch: queries that share the reading of weights, where that is done apart.
     """
 
@@ -159,13 +103,16 @@ class Costs:
     windows: Mapping[str, Sizes]
     on_rows: frozenset[str]
     readings: Sequence[Reading]
+    machine: Machine = CPU
     tail_batch: int | None = None
 
     @cached_property
     def batch(self) -> int:
         """Queries per run: few enough for the caches, and enough to share what a run costs once."""
         held = max((self._maps(node) for node in self._nodes.values()), default=0.0) * ALIVE
-        return min(BATCHES, key=lambda batch: self.run_seconds / batch + SPILL * held**2 * batch)
+        return min(
+            self.machine.batches, key=lambda batch: self.run_seconds / batch + self.machine.spill * held**2 * batch
+        )
 
     @cached_property
     def usual(self) -> Prediction:
@@ -174,12 +121,19 @@ class Costs:
 
     def predict(self, batch: float) -> Prediction:
         """Predict what the mean query costs in batches of so many."""
+        cost = self.machine
         full = arithmetic = exact = 0.0
         parts: dict[tuple[tuple[int, int] | None, bool], tuple[list[str], list[float]]] = {}
         if self.windows:
-            parts[None, True] = [], [INDEX_NODES * NODE / batch + len(self.readings) * INDEX_READ]
+            parts[None, True] = (
+                [],
+                [INDEX_NODES * self.machine.node / batch + len(self.readings) * self.machine.index_read],
+            )
         for result, node in self._nodes.items():
-            full += _dense_seconds(node, self.regions) + (streamed_bytes(node) * STREAM + NODE) / FULL_BATCH
+            full += (
+                _dense_seconds(node, self.regions, cost)
+                + (streamed_bytes(node) * cost.stream + cost.node) / cost.full_batch
+            )
             arithmetic += flops(node)
             exact += flops(node) * self.shares.get(result, 1.0)
             names, times = parts.setdefault((self._extents(result), result in self.windows), ([], []))
@@ -215,16 +169,20 @@ class Costs:
         return own + self._overlay_seconds(node, batch)
 
     def _whole_seconds(self, node: gs.Node, batch: float) -> float:
-        streamed = streamed_bytes(node) * STREAM / (self.tail_batch or batch)
-        return _dense_seconds(node, self.regions) + streamed + NODE / batch
+        streamed = streamed_bytes(node) * self.machine.stream / (self.tail_batch or batch)
+        return _dense_seconds(node, self.regions, self.machine) + streamed + self.machine.node / batch
 
     def _window_seconds(self, node: gs.Node, batch: float) -> float:
         result = node.outputs[0].name
         rows, cols = self.windows[result]
         height, width = self.regions.step(result).extents
-        narrow = 1.0 if result in self.on_rows else 1.0 + NARROW / cols
-        moved = 0.0 if self._is_fused(node) else self._maps(node) * BYTE
-        return rows * cols / (height * width) * _arithmetic(node) * narrow + moved + NODE / batch
+        narrow = 1.0 if result in self.on_rows else 1.0 + self.machine.narrow / cols
+        moved = 0.0 if self._is_fused(node) else self._maps(node) * self.machine.byte
+        return (
+            rows * cols / (height * width) * _arithmetic(node, self.machine) * narrow
+            + moved
+            + self.machine.node / batch
+        )
 
     def _maps(self, node: gs.Node) -> float:
         """Bytes of a query that a node reads and writes, of windows if it computes one."""
@@ -265,17 +223,20 @@ class Costs:
         return read + (self._pool_seconds(result, batch) if result in self._viewed and result in self.windows else 0.0)
 
     def _read_seconds(self, reading: Reading, batch: float) -> float:
-        read, extents = reading.read, self.regions.step(reading.tensor).extents
+        cost, read, extents = self.machine, reading.read, self.regions.step(reading.tensor).extents
         reader = None if reading.node is None else reading.node.outputs[0].name
         rows, cols = extents if read.window is None or reader is None else self.windows[reader]
         cells = int(read.rows.count(math.ceil(rows)) * read.cols.count(math.ceil(cols)))
         order = 0.0 if reader in self.on_rows else self._load(reading.node)
-        return cells * (self._cell_bytes(reading.tensor) * (GATHER + order) + INDEX_CELL) + READ_NODES * NODE / batch
+        return (
+            cells * (self._cell_bytes(reading.tensor) * (cost.gather + order) + cost.index_cell)
+            + READ_NODES * cost.node / batch
+        )
 
     def _load(self, node: gs.Node | None) -> float:
         if node is not None and node.op == "QLinearConv":
             return 0.0
-        return LOAD if node is not None and node.op in _BLOCKING else TRANSPOSE
+        return self.machine.load if node is not None and node.op in _BLOCKING else self.machine.transpose
 
     def _pool_seconds(self, tensor: str, batch: float) -> float:
         """Bringing windows and the view beside each other."""
@@ -283,8 +244,8 @@ class Costs:
         height, _ = self.regions.step(tensor).extents
         band = min(height, 2 * rows) * self.regions.step(tensor).extents[1] / batch
         in_bytes = self._tensors[tensor].dtype == np.uint8  # whose kernels compute with channels last
-        store = 0.0 if tensor in self.on_rows or in_bytes else STORE
-        return self._cell_bytes(tensor) * (rows * cols * (POOL + store) + band * POOL)
+        store = 0.0 if tensor in self.on_rows or in_bytes else self.machine.store
+        return self._cell_bytes(tensor) * (rows * cols * (self.machine.pool + store) + band * self.machine.pool)
 
     # --------------------------------------------------------------------------------------- small change
 
@@ -327,19 +288,19 @@ def streamed_bytes(node: gs.Node) -> int:
     return static_bytes(node.inputs[1]) if alone and isinstance(node.inputs[1], gs.Constant) else 0
 
 
-def _dense_seconds(node: gs.Node, regions: Regions) -> float:
+def _dense_seconds(node: gs.Node, regions: Regions, machine: Machine) -> float:
     """Of one inference of a node, in a batch."""
     moved = _moved(node, regions)
-    far = moved * FAR_BYTE if moved > NEAR_BYTES else 0.0
-    return _arithmetic(node) + far + (0.0 if _is_fused(node) else moved * BYTE)
+    far = moved * machine.far_byte if moved > machine.near_bytes else 0.0
+    return _arithmetic(node, machine) + far + (0.0 if _is_fused(node) else moved * machine.byte)
 
 
-def _arithmetic(node: gs.Node) -> float:
+def _arithmetic(node: gs.Node, machine: Machine) -> float:
     shape = static_shape(node.outputs[0]) or (0, 0)
     depthwise = node.op == "Conv" and node.attrs.get("group", 1) == shape[1] > 1
-    if node.op == "QLinearConv":
-        return flops(node) * BYTES_FLOP
-    return flops(node) * (DEPTHWISE_FLOP if depthwise else FLOP)
+    if node.op == "QLinearConv" and machine.bytes_flop is not None:
+        return flops(node) * machine.bytes_flop
+    return flops(node) * (machine.depthwise_flop if depthwise else machine.flop)
 
 
 def _moved(node: gs.Node, regions: Regions) -> int:

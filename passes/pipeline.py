@@ -21,6 +21,7 @@ from krypton_onnx.passes.flops import flops
 from krypton_onnx.passes.free_batch import free_batch
 from krypton_onnx.passes.idioms import gather_repeats, keep_axes_of_products, name_regroupings
 from krypton_onnx.passes.load import MAX_CELLS, load
+from krypton_onnx.passes.machines import MACHINES
 from krypton_onnx.passes.network import Network, Notes, static_shape
 from krypton_onnx.passes.normalize import (
     fold_batch_norm,
@@ -37,7 +38,7 @@ from krypton_onnx.passes.rearrange import merge_transposes, part_slices, split_i
 from krypton_onnx.passes.regions import Regions, analyse_regions
 from krypton_onnx.passes.signed_bytes import make_bytes_unsigned
 from krypton_onnx.passes.static_shapes import static_shapes
-from krypton_onnx.plan import FORMAT, Memory, Plan, Source, TensorInfo, WindowClasses
+from krypton_onnx.plan import FORMAT, Device, Memory, Plan, Source, TensorInfo, WindowClasses
 
 TRANSFORMS = (
     static_shapes,
@@ -143,6 +144,7 @@ def compile_graphs(
     channels_last: bool | None = None,
     preprocess: dict[str, Any] | None = None,
     labels: tuple[str, ...] | None = None,
+    device: Device = "cpu",
 ) -> Compiled:
     """Compile a model.
 
@@ -155,6 +157,7 @@ def compile_graphs(
         channels_last: see `load`.
         preprocess: stored in the plan as it is.
         labels: stored in the plan as they are.
+        device: to plan for.
 
     Raises:
         KryptonError: the model cannot be compiled, or the patch is larger than its image.
@@ -163,8 +166,8 @@ def compile_graphs(
     height, width = regions.program[0].extents
     if not (1 <= patch[0] <= height and 1 <= patch[1] <= width):
         raise KryptonError(f"A patch of {patch[0]}x{patch[1]} does not fit into the model's {height}x{width} image.")
-    about = _About(net, path, version, patch, preprocess, labels)
-    layout = plan_layout(net, regions, patch)
+    about = _About(net, path, version, patch, preprocess, labels, device)
+    layout = plan_layout(net, regions, patch, MACHINES[device])
     exact, plan = _built(about, regions, layout, None)
     capped_layout = plan_capped_layout(net, regions, patch, layout)
     capped, capped_plan = (None, None) if capped_layout is None else _built(about, regions, capped_layout, None)
@@ -182,11 +185,12 @@ class _About:
     patch: tuple[int, int]
     preprocess: dict[str, Any] | None
     labels: tuple[str, ...] | None
+    device: Device
 
 
 def _in_bytes(about: _About, rival: Layout) -> tuple[Graphs, Plan] | tuple[None, None]:
     """The variant that computes in bytes; none if it would not be sooner than another layout."""
-    made = quantized(about.net)
+    made = quantized(about.net) if rival.costs.machine.bytes_flop is not None else None
     if made is None:
         return None, None
     net = network.infer_shapes(made.net, after="quantized")
@@ -245,6 +249,7 @@ def _built(about: _About, regions: Regions, layout: Layout, ranges: gs.Graph | N
         memory=Memory(base_peak(base), peak.fixed, peak.window, peak.dense),
         preprocess=about.preprocess,
         labels=about.labels,
+        device=about.device,
     )
     return Graphs(base, incremental, build_tail(net, tail) if tail else None, ranges), plan
 

@@ -10,7 +10,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from krypton_onnx.passes.batch_axes import BatchAxes
-from krypton_onnx.passes.cost import STREAM, streamed_bytes
+from krypton_onnx.passes.cost import streamed_bytes
 from krypton_onnx.passes.footprint import static_bytes
 from krypton_onnx.passes.network import Network, outputs, static_shape
 from krypton_onnx.passes.per_query import query_shape
@@ -41,7 +41,7 @@ def plan_tail(net: Network, layout: Layout, batch: BatchAxes) -> Tail | None:
     nodes = _from_the_first_product(net, batch)
     streamed = sum(streamed_bytes(node) for node in nodes)
     apart = replace(layout.costs, tail_batch=QUERIES)
-    if not streamed or streamed * STREAM / apart.batch < LEAST_SHARE * apart.usual.incremental:
+    if not streamed or streamed * apart.machine.stream / apart.batch < LEAST_SHARE * apart.usual.incremental:
         return None
     tensors = net.graph.tensors()
     made = {t.name: t for node in nodes for t in outputs(node)}

@@ -1,7 +1,7 @@
 """The planner: policy. Where windows end, which tensors share a window, what is kept as a view.
 
-Its decisions depend on the model and on the patch it is told to expect, never on the machine, so that an artifact
-is the same wherever it is made.
+Its decisions depend on the model, on the patch it is told to expect, and on the kind of machine it is told to plan for,
+never on the one at hand, so that an artifact is the same wherever it is made.
 """
 
 import math
@@ -18,6 +18,7 @@ from krypton_onnx.geometry import Program, Sliding, Step, unchanged
 from krypton_onnx.passes import network
 from krypton_onnx.passes.cost import Costs, Reading, rounded
 from krypton_onnx.passes.flops import flops
+from krypton_onnx.passes.machines import CPU, Machine
 from krypton_onnx.passes.map_means import TABLE, are_tame, is_map_mean
 from krypton_onnx.passes.network import Network, describe, outputs, static_shape
 from krypton_onnx.passes.plan_rows import plan_rows
@@ -102,31 +103,32 @@ class Layout:
     full_inference: bool
 
 
-def plan_layout(net: Network, regions: Regions, patch: tuple[int, int]) -> Layout:
+def plan_layout(net: Network, regions: Regions, patch: tuple[int, int], machine: Machine = CPU) -> Layout:
     """Decide the layout for queries with about this patch: of all candidates the one that is predicted to be fastest.
 
     Args:
         net: the normalized model.
         regions: its analysis.
         patch: (height, width) of the patch to tune for.
+        machine: to be fast on.
     """
-    best = _fastest(net, regions, Sized(patch))
+    best = _fastest(net, regions, Sized(patch), machine)
     if best.predicted_speedup < LEAST_SPEEDUP:
-        return _full_inference(net, regions, best.predicted_speedup)
+        return _full_inference(net, regions, best.predicted_speedup, machine)
     return best
 
 
 def plan_capped_layout(net: Network, regions: Regions, patch: tuple[int, int], rival: Layout) -> Layout | None:
     """The layout for windows that are cut to a share of their maps; None if that gains nothing over another layout."""
-    best = _fastest(net, regions, Sized(patch, CAPPED_TAU))
+    best = _fastest(net, regions, Sized(patch, CAPPED_TAU), rival.costs.machine)
     return best if LEAST_SPEEDUP * best.costs.usual.incremental <= rival.costs.usual.incremental else None
 
 
-def _fastest(net: Network, regions: Regions, sized: Sized) -> Layout:
-    return min(_candidates(net, regions, sized), key=lambda layout: layout.costs.usual.incremental)
+def _fastest(net: Network, regions: Regions, sized: Sized, machine: Machine) -> Layout:
+    return min(_candidates(net, regions, sized, machine), key=lambda layout: layout.costs.usual.incremental)
 
 
-def _candidates(net: Network, regions: Regions, sized: Sized) -> Iterator[Layout]:
+def _candidates(net: Network, regions: Regions, sized: Sized, machine: Machine) -> Iterator[Layout]:
     """Layouts with every frontier and every way to share windows, those that come out alike only once."""
     areas = mean_areas(regions.program, sized)
     known: set[tuple[frozenset[str], frozenset[tuple[str, str]]]] = set()
@@ -137,7 +139,7 @@ def _candidates(net: Network, regions: Regions, sized: Sized) -> Iterator[Layout
             key = frozenset(windowed), frozenset(groups.items())
             if key not in known:
                 known.add(key)
-                yield _layout(net, regions, areas, sized, dense, groups)
+                yield _layout(net, regions, areas, sized, machine, dense, groups)
 
 
 def _layout(
@@ -145,6 +147,7 @@ def _layout(
     regions: Regions,
     areas: list[float],
     sized: Sized,
+    machine: Machine,
     dense: tuple[DenseNode, ...],
     groups: dict[str, str],
 ) -> Layout:
@@ -160,7 +163,7 @@ def _layout(
     cells = [rows * cols for rows, cols in sizes]
     on_rows = plan_rows(net, rules, window_of, viewed, cells, frozenset(regions.states), through)
     mean = {name: sizes[window] for name, window in window_of.items()}
-    costs = Costs(net, regions, _shares(regions, areas), mean, on_rows, readings)
+    costs = Costs(net, regions, _shares(regions, areas), mean, on_rows, readings, machine)
     return Layout(
         program=program,
         windows=tuple(replace(w, seconds=rounded(costs.cell_seconds(w.tensors))) for w in windows),
@@ -179,7 +182,7 @@ def _layout(
     )
 
 
-def _full_inference(net: Network, regions: Regions, predicted: float) -> Layout:
+def _full_inference(net: Network, regions: Regions, predicted: float, machine: Machine) -> Layout:
     """No windows but the image's, which are the patches."""
     reason = f"full inference, because windows are predicted to give only {predicted:.2f}x"
     readers = [node for node in net.graph.nodes if net.image in used_names(node)]
@@ -195,7 +198,7 @@ def _full_inference(net: Network, regions: Regions, predicted: float) -> Layout:
         on_rows=frozenset(),
         means={},
         dense=tuple(DenseNode(describe(node), reason) for node in readers),
-        costs=Costs(net, regions, {}, {}, frozenset(), ()),
+        costs=Costs(net, regions, {}, {}, frozenset(), (), machine),
         tau=1.0,
         predicted_speedup=predicted,
         full_inference=True,

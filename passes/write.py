@@ -5,8 +5,9 @@ from pathlib import Path
 import onnx
 import onnx_graphsurgeon as gs
 
-from krypton_onnx.artifact import CAPPED_FILES, EXACT_FILES, INT8_FILES
+from krypton_onnx.artifact import CAPPED_FILES, EXACT_FILES, INT8_FILES, PICK_FILE
 from krypton_onnx.errors import KryptonError
+from krypton_onnx.passes.build_pick import build_pick
 from krypton_onnx.passes.network import WEIGHTS_FILE, Array, detached_weights, graphs_of, is_external, to_model
 from krypton_onnx.passes.pipeline import Compiled
 
@@ -25,6 +26,8 @@ def write_graphs(compiled: Compiled, folder: Path) -> tuple[str, ...]:
         The names of the files written.
     """
     graphs = _by_file(compiled)
+    if compiled.plan.device != "cpu":
+        graphs[PICK_FILE] = build_pick(compiled.exact.incremental.opset)
     places: dict[tuple[int, int], tuple[int, int]] = {}
     with (folder / WEIGHTS_FILE).open("wb") as file:
         for graph in graphs.values():

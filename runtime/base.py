@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from krypton_onnx.plan import Plan
 from krypton_onnx.runtime.batches import Integers
@@ -30,7 +30,7 @@ class Base:
         plan: of the compiled model that ran.
         image: the image tensor [C, H, W], in the model's dtype.
         inputs: the model's other inputs, as given.
-        views: the activations as rows, by view name.
+        views: the activations as rows, by view name: arrays, or `Resident` ones on a device.
         answer: runs the query that gives the outputs for the image itself.
         variants: of the same image, by other drivers; see `variant`.
     """
@@ -38,7 +38,7 @@ class Base:
     plan: Plan
     image: Array
     inputs: Mapping[str, Array]
-    views: Mapping[str, Array]
+    views: Mapping[str, Any]
     answer: "Callable[[Base], Outputs]"
     variants: "dict[int, Base]" = field(default_factory=dict)
 

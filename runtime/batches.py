@@ -2,7 +2,7 @@
 
 import heapq
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -36,7 +36,8 @@ class Batch:
         tau: the share of a map's rows, and columns, that the windows may have.
         bands: per view, the (first, stop) rows that the batch reads.
         seconds: that it is predicted to take, on one core of the reference machine.
-        group: batches of the same number follow each other, run on one worker, and share a run of the tail.
+        group: batches of the same number follow each other, run on one worker, and share a run of the tail, or a way to
+            a device and back.
     """
 
     queries: Integers
@@ -48,6 +49,20 @@ class Batch:
     bands: tuple[tuple[int, int], ...]
     seconds: float
     group: int
+
+    def cut(self, most: int) -> "list[Batch]":
+        """The same queries in batches of no more than so many."""
+        parts = np.array_split(np.arange(len(self.queries)), -(-len(self.queries) // most))
+        begins = self.window_begins
+        return [
+            replace(
+                self,
+                queries=self.queries[part],
+                origins=self.origins[part],
+                window_begins=None if begins is None else begins[part],
+            )
+            for part in parts
+        ]
 
 
 @dataclass(frozen=True, eq=False)
@@ -156,11 +171,11 @@ def _groupings(
 
 
 def _groups(grouping: _Grouping, batches: list[Integers], lanes: Lanes) -> list[list[Integers]]:
-    """The batches that run one after another and share a run of the tail; without a tail, each by itself.
+    """The batches that run one after another and share what is done for a group; without groups, each by itself.
 
     About equally long: each batch, the longest first, goes to the group that has the least to do as yet and has room.
     """
-    if grouping.plan.tail is None:
+    if lanes.group is None:
         return [[batch] for batch in batches]
     queries = sum(len(batch) for batch in batches)
     workers = min(lanes.workers, len(batches))

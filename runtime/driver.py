@@ -1,12 +1,14 @@
 """The driver of one variant of a compiled model: base runs, and queries in batches."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from itertools import chain, groupby
 from operator import attrgetter
 from pathlib import Path
 from threading import Lock
+from typing import Any
 
 import numpy as np
 import onnxruntime as ort
@@ -16,9 +18,10 @@ from krypton_onnx.classes import WindowTable, mean_seconds, window_tables
 from krypton_onnx.plan import Plan
 from krypton_onnx.runtime.base import Base, Content, Outputs
 from krypton_onnx.runtime.batches import Batch, Integers, plan_batches
-from krypton_onnx.runtime.engine import Array, Engine, Provider, quiet_options
+from krypton_onnx.runtime.engine import Array, Engine, quiet_options
 from krypton_onnx.runtime.memory import Lanes, lanes
-from krypton_onnx.runtime.outputs import gathered, ragged_names
+from krypton_onnx.runtime.outputs import Pick, gathered, given, ragged_names, source_of
+from krypton_onnx.runtime.providers import Provider
 from krypton_onnx.runtime.side_by_side import side_by_side
 
 
@@ -27,14 +30,14 @@ class Resources:
     """What graphs run on.
 
     Attributes:
-        providers: ONNX Runtime's execution providers; None for the CPU's.
+        providers: ONNX Runtime's execution providers, as `providers.chosen` gives them.
         options: the user's session options, for all graphs; None for the best known.
         cores: threads of the base run, if there are no options.
         workers: batches side by side.
         budget: bytes that all but the weights may take at the peak; None for no limit.
     """
 
-    providers: Sequence[Provider] | None
+    providers: Sequence[Provider]
     options: ort.SessionOptions | None
     cores: int
     workers: int
@@ -43,12 +46,12 @@ class Resources:
 
 @dataclass(frozen=True, slots=True)
 class _Engines:
-    """The loaded graphs; see `Files`."""
+    """The loaded graphs; see `Files`. The tail, whose weights are many, loads on while the first batches run."""
 
     ranges: Engine | None
     base: Engine
     incremental: Engine
-    tail: Engine | None
+    tail: Future[Engine] | None
 
 
 class Driver:
@@ -69,11 +72,11 @@ class Driver:
         self, folder: Path, files: Files, plan: Plan, resources: Resources, like: "Driver | None" = None
     ) -> None:
         self.plan = plan
+        self._folder, self._files, self._resources, self._like = folder, files, resources, like
         self._ragged = ragged_names(plan)
         self._workers = resources.workers
-        self._ways = lru_cache(maxsize=16)(partial(_way, plan, resources.budget, resources.workers))
-        _way(plan, resources.budget, 1, plan.patch, plan.tau)  # refuse too small a budget before any work
-        self._folder, self._files, self._resources, self._like = folder, files, resources, like
+        self._ways = lru_cache(maxsize=16)(partial(self._way, plan, resources.budget, resources.workers))
+        self._way(plan, resources.budget, 1, plan.patch, plan.tau)  # refuse too small a budget before any work
         self._engines: _Engines | None = None
         self._opening = Lock()
 
@@ -100,10 +103,10 @@ class Driver:
             ranges=None if files.ranges is None else engine(files.ranges, quick),
             base=engine(files.base, quick),
             incremental=engine(files.incremental, own),
-            tail=None if self.plan.tail is None else self._shared_tail() or engine(files.tail, own),
+            tail=None if self.plan.tail is None else self._shared_tail() or _beside(engine, files.tail, own),
         )
 
-    def _shared_tail(self) -> Engine | None:
+    def _shared_tail(self) -> Future[Engine] | None:
         """The other driver's, if both are the same graph: its weights are many, and need not be loaded twice."""
         if self._like is None or self._like.plan.tail is None:
             return None
@@ -127,9 +130,12 @@ class Driver:
         if engines.ranges is not None:
             found = zip(engines.ranges.outputs, engines.ranges.run(given), strict=True)
             inputs = {**inputs, **dict(found)}
-        results = zip(self.plan.views, engines.base.run({**given, **inputs}), strict=True)
-        views = {view.name: result.reshape(-1, view.channels) for view, result in results}
-        return Base(self.plan, image, inputs, views, self._base_outputs)
+        return Base(self.plan, image, inputs, self._views(engines.base, {**given, **inputs}), self._base_outputs)
+
+    def _views(self, engine: Engine, feed: Mapping[str, Array]) -> Mapping[str, Any]:
+        """The views as rows, by name."""
+        results = zip(self.plan.views, engine.run(feed), strict=True)
+        return {view.name: result.reshape(-1, view.channels) for view, result in results}
 
     def _base_outputs(self, base: Base) -> Outputs:
         """The model's outputs for the image itself: a patch that shows what is there already changes nothing."""
@@ -182,7 +188,7 @@ class Driver:
         return mean_seconds(self.plan.windows, tables) + self.plan.query_seconds + self.plan.run_seconds / lanes_.batch
 
     def run(
-        self, base: Base, batches: Iterable[Batch], content: Content, names: Mapping[str, str] | None = None
+        self, base: Base, batches: Iterable[Batch], content: Content, names: Mapping[str, str | Pick] | None = None
     ) -> Iterator[tuple[Batch, Outputs]]:
         """Run queries batch by batch; for results too large to be kept.
 
@@ -190,9 +196,10 @@ class Driver:
             base: from `materialize`.
             batches: from `batches`.
             content: patch content by queries' positions.
-            names: which outputs of the incremental graph to compute, by the names to give them; by default the model's.
+            names: which outputs of the incremental graph to compute, or which elements of them, by the names to give
+                them; by default the model's.
         """
-        wanted = names or {info.name: info.name for info in self.plan.outputs}
+        wanted: Mapping[str, str | Pick] = names or {info.name: info.name for info in self.plan.outputs}
 
         def answer(group: tuple[Batch, ...]) -> list[Outputs]:
             return self._answered(base, group, content, wanted)
@@ -204,13 +211,14 @@ class Driver:
                 yield from zip(group, answers, strict=True)
 
     def _answered(
-        self, base: Base, group: Sequence[Batch], content: Content, wanted: Mapping[str, str]
+        self, base: Base, group: Sequence[Batch], content: Content, wanted: Mapping[str, str | Pick]
     ) -> list[Outputs]:
         """Outputs of the batches of one group, one after another, and of the tail for all of them at once."""
         tail, engines = self.plan.tail, self.open()
-        late = {name: source for name, source in wanted.items() if tail is not None and source in tail.outputs}
+        sources = {name: source_of(one) for name, one in wanted.items()}
+        late = {name: source for name, source in sources.items() if tail is not None and source in tail.outputs}
         between = tail.inputs if tail is not None and late else ()
-        early = {name: source for name, source in wanted.items() if name not in late}
+        early = {name: source for name, source in sources.items() if name not in late}
         answers: list[Outputs] = []
         handed: list[list[Array]] = []
         for batch in group:
@@ -218,15 +226,22 @@ class Driver:
             results = engines.incremental.run(feed, [*early.values(), *between])
             answers.append(self._named(early, results[: len(early)]))
             handed.append(results[len(early) :])
-        if engines.tail is None or not late:
-            return answers
-        feed = {name: np.concatenate(parts) for name, *parts in zip(between, *handed, strict=True)}
-        places = np.cumsum([len(batch.queries) for batch in group])[:-1]
-        del handed
-        for name, values in zip(late, engines.tail.run(feed, list(late.values())), strict=True):
-            for outputs, part in zip(answers, np.split(values, places), strict=True):
-                outputs[name] = part
-        return [{name: outputs[name] for name in wanted} for outputs in answers]
+        if engines.tail is not None and late:
+            feed = {name: np.concatenate(parts) for name, *parts in zip(between, *handed, strict=True)}
+            places = np.cumsum([len(batch.queries) for batch in group])[:-1]
+            del handed
+            for name, values in zip(late, engines.tail.result().run(feed, list(late.values())), strict=True):
+                for outputs, part in zip(answers, np.split(values, places), strict=True):
+                    outputs[name] = part
+        return [{name: given(outputs[name], one) for name, one in wanted.items()} for outputs in answers]
+
+    @staticmethod
+    def _way(
+        plan: Plan, budget: int | None, workers: int, patch: tuple[int, int], tau: float
+    ) -> tuple[tuple[WindowTable, WindowTable], Lanes]:
+        """Window tables of a patch, and how many of its queries run at a time."""
+        tables = window_tables(plan.program, plan.windows, patch, tau)
+        return tables, lanes(plan, patch, tables, budget, workers)
 
     def feed(self, base: Base, batch: Batch, content: Array) -> dict[str, Array]:
         """The inputs of the incremental graph for one batch, by name.
@@ -258,9 +273,12 @@ class Driver:
         }
 
 
-def _way(
-    plan: Plan, budget: int | None, workers: int, patch: tuple[int, int], tau: float
-) -> tuple[tuple[WindowTable, WindowTable], Lanes]:
-    """Window tables of a patch, and how many of its queries run at a time."""
-    tables = window_tables(plan.program, plan.windows, patch, tau)
-    return tables, lanes(plan, patch, tables, budget, workers)
+def _beside(
+    load: Callable[[str, ort.SessionOptions], Engine], name: str, options: ort.SessionOptions
+) -> Future[Engine]:
+    """What is loaded on a thread of its own. What that raises, is raised where the result is asked for."""
+    pool = ThreadPoolExecutor(1)
+    try:
+        return pool.submit(load, name, options)
+    finally:
+        pool.shutdown(wait=False)

@@ -1,7 +1,7 @@
 """Memory: how many queries fit into a budget."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -25,6 +25,9 @@ OVERHEAD = 0.1
 LARGEST_BATCH = 64
 """Queries to which that may lead."""
 
+RETURNED_BYTES = 256_000_000
+"""Of outputs that wait on a device, to come back together."""
+
 TAIL_SHARE = 0.25
 """Of a budget's bytes beside the views, for what waits to go through the tail together."""
 
@@ -36,12 +39,13 @@ class Lanes:
     Attributes:
         workers: batches side by side.
         batch: queries of each, at the most.
-        group: queries of the batches that share a run of the tail, at the most; of one batch where there is no tail.
+        group: queries of the batches that share a run of the tail, or a way to a device and back, at the most; None
+            for each batch by itself.
     """
 
     workers: int
     batch: int
-    group: int
+    group: int | None
 
 
 def lanes(
@@ -66,7 +70,7 @@ def lanes(
     planned = max(1, min(int(plan.batch / work), MOST_CELLS // (patch[0] * patch[1])))
     most = max(planned, min(_least_batch(plan, tables), MOST_CELLS // (patch[0] * patch[1])))
     if budget is None:
-        return Lanes(workers, most, max(most, plan.tail.batch) if plan.tail else most)
+        return Lanes(workers, most, max(most, plan.tail.batch) if plan.tail else None)
     held = view_bytes(plan)
     per_query = max(1.0, plan.memory.dense + plan.memory.window * growth)
     handed = 2 * plan.tail.memory if plan.tail else 0  # as they come, and joined
@@ -79,6 +83,12 @@ def lanes(
     free = budget / ALLOCATOR_OVERHEAD - held
     fitting = [_fitting(plan, free, n, per_query, handed, most) for n in range(workers, 0, -1)]
     return next((lane for lane in fitting if 2 * lane.batch >= planned), fitting[-1])
+
+
+def on_device(plan: Plan, lane: Lanes, budget: int | None) -> Lanes:
+    """The same for a device, whose outputs come back together, as many as may wait there."""
+    waiting = RETURNED_BYTES if budget is None else min(RETURNED_BYTES, int(TAIL_SHARE * budget))
+    return replace(lane, group=max(lane.batch, waiting // max(1, _outputs(plan))))
 
 
 def _least_batch(plan: Plan, tables: tuple[WindowTable, WindowTable]) -> int:
@@ -96,7 +106,7 @@ def _fitting(plan: Plan, free: float, workers: int, per_query: float, handed: in
     free -= workers * plan.memory.fixed
     if plan.tail is None:
         batch = min(most, max(least, int(free // (workers * per_query + waiting))))
-        return Lanes(workers, batch, batch)
+        return Lanes(workers, batch, None)
     group = max(1, min(plan.tail.batch, int(TAIL_SHARE * free // (workers * handed + waiting))))
     batch = int((free - group * (workers * handed + waiting)) // (workers * per_query))
     return Lanes(workers, min(most, group, max(least, batch)), group)

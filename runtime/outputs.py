@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from krypton_onnx import geometry
 from krypton_onnx.plan import Plan, TensorInfo
@@ -25,6 +26,34 @@ class Regions:
     windows: list[Array]
     starts: Integers
     extents: tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Pick:
+    """Some elements of an output, in place of all of it.
+
+    Attributes:
+        output: its name.
+        indices: of the elements, in one query's flattened output.
+    """
+
+    output: str
+    indices: tuple[int, ...]
+
+    def of(self, values: Output) -> NDArray[np.float32]:
+        """Float32 [q, T] of the output [q, …]."""
+        rows = np.asarray(values)
+        return np.asarray(rows.reshape(len(rows), -1)[:, list(self.indices)], np.float32)
+
+
+def source_of(wanted: str | Pick) -> str:
+    """The graph's output that is wanted, or of which."""
+    return wanted if isinstance(wanted, str) else wanted.output
+
+
+def given(values: Output, wanted: str | Pick) -> Output:
+    """What is wanted of an output."""
+    return values if isinstance(wanted, str) else wanted.of(values)
 
 
 def ragged_names(plan: Plan) -> frozenset[str]:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from krypton_onnx.errors import KryptonError
 from krypton_onnx.runtime.base import Output
 from krypton_onnx.runtime.engine import Array
+from krypton_onnx.runtime.outputs import Pick
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,11 +22,13 @@ class Score:
         target: the class index or indices; None where the score belongs to no class.
         of: a batch's outputs to float32 [q] or, for a list of targets, [q, T].
         record: the target in plain JSON values.
+        pick: the elements that the scores are, where they are nothing else.
     """
 
     target: int | list[int] | None
     of: Callable[[Mapping[str, Output]], NDArray[np.float32]]
     record: Any
+    pick: Pick | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -17,12 +17,15 @@ from krypton_onnx.plan import Plan
 from krypton_onnx.preprocess import Fill
 from krypton_onnx.runtime.arguments import image_tensor, other_inputs, patch_origins, patch_tensor
 from krypton_onnx.runtime.base import Base, Output, Outputs
+from krypton_onnx.runtime.device_driver import DeviceDriver
 from krypton_onnx.runtime.driver import Driver, Resources
-from krypton_onnx.runtime.engine import Provider, workers_for
+from krypton_onnx.runtime.engine import workers_for
 from krypton_onnx.runtime.explain import explain, explain_progressively
 from krypton_onnx.runtime.memory import view_bytes
 from krypton_onnx.runtime.outputs import Regions, gathered_regions, no_answers, region_windows
+from krypton_onnx.runtime.providers import Provider, chosen
 from krypton_onnx.runtime.questions import Edge, Pair, Question, pair
+from krypton_onnx.runtime.resident import device_of
 from krypton_onnx.runtime.side_by_side import available_cores
 from krypton_onnx.runtime.targets import Target
 
@@ -34,7 +37,8 @@ class Session:
 
     Args:
         artifact: an `Artifact`, or the path of one.
-        providers: ONNX Runtime's execution providers; the CPU's by default.
+        providers: ONNX Runtime's execution providers, names or (name, options); by default CUDA's where it works, and
+            the CPU's. On CUDA everything but the scores stays on the device.
         session_options: ONNX Runtime's options, used for all graphs. Batches then run one after another, each on as
             many threads as they say; side by side only if they give a run a single one, and `threads` is more.
         memory_budget: bytes that all but the weights may take at the peak, by which the batch size is chosen; None for
@@ -44,12 +48,14 @@ class Session:
 
     Attributes:
         artifact: as opened.
+        providers: that the graphs run on, with their options.
         exact: the driver of exact answers.
         capped: of the variant whose windows may be cut; None if the artifact has none.
-        int8: of the one that computes in bytes and whose windows may be cut, likewise.
+        int8: of the one that computes in bytes and whose windows may be cut, likewise; None on a device.
 
     Raises:
-        KryptonError: the artifact is not whole, ONNX Runtime refuses it, or the budget is too small for one query.
+        KryptonError: the artifact is not whole, ONNX Runtime refuses it, a provider does not work here, or the budget
+            is too small for one query.
     """
 
     def __init__(
@@ -64,12 +70,15 @@ class Session:
         budget = _checked_count(memory_budget, "memory_budget must be a whole number of bytes")
         given = _checked_count(threads, "threads must be a whole number of cores, at least 1")
         cores = given or (available_cores() if session_options is None else 1)
-        workers = workers_for(cores, providers, session_options)
-        self._resources = Resources(providers, session_options, cores, workers, budget)
-        self.exact = Driver(self.artifact.folder, EXACT_FILES, self.plan, self._resources)
+        self.providers = chosen(providers)
+        workers = workers_for(cores, self.providers, session_options)
+        self._resources = Resources(self.providers, session_options, cores, workers, budget)
+        self._driver = Driver if device_of(self.providers) is None else DeviceDriver
+        self.exact = self._driver(self.artifact.folder, EXACT_FILES, self.plan, self._resources)
         self.exact.open()
         self.capped = self._variant(CAPPED_FILES, self.plan.capped)
-        self.int8 = self._variant(INT8_FILES, self.plan.int8)
+        # Devices have no kernels for convolutions in bytes: each would go to the host and back.
+        self.int8 = self._variant(INT8_FILES, self.plan.int8) if self._driver is Driver else None
 
     @property
     def plan(self) -> Plan:
@@ -83,7 +92,7 @@ class Session:
         if budget is not None:
             resources = replace(resources, budget=max(0, budget - view_bytes(self.plan)))  # those stay beside its own
         try:
-            return Driver(self.artifact.folder, files, plan, resources, like=self.exact)
+            return self._driver(self.artifact.folder, files, plan, resources, like=self.exact)
         except KryptonError:  # the budget has no room for it: approximate heatmaps then do without
             return None
 

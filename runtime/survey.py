@@ -28,6 +28,8 @@ views are written, and the outputs are another run."""
 PLANNING, PLANNING_QUERY = 1e-3, 5e-6
 """Seconds that it takes to cut queries into batches, and more for each query, on one core while the others wait."""
 
+_PICKED = "picked"
+
 LOOKING = 1e-6
 """Seconds for each position of the grid that it takes to look at a map: to correct and to judge it, likewise."""
 
@@ -150,9 +152,11 @@ class Survey:
         content = self.shown.content(places, self.question.patch)
         # What a variant makes of the image itself, it makes of every query.
         offset = 0.0 if level.exact else (self.own - self.score.of(level.base.outputs)[0]).reshape(-1)
-        batches = level.driver.batches(places, self.question.patch, level.tau)
-        for batch, outputs in level.driver.run(level.base, batches, content):
-            scores[batch.queries] = self.score.of(outputs).reshape(len(batch.queries), -1) + offset
+        batches, pick = level.driver.batches(places, self.question.patch, level.tau), self.score.pick
+        names = None if pick is None else {_PICKED: pick}
+        for batch, outputs in level.driver.run(level.base, batches, content, names):
+            found = self.score.of(outputs) if pick is None else np.asarray(outputs[_PICKED], np.float32)
+            scores[batch.queries] = found.reshape(len(batch.queries), -1) + offset
             spent.queries += len(batch.queries)
             spent.seconds += batch.seconds
             spent.flops += len(batch.queries) * int(flops @ batch.window_sizes.prod(axis=1) + plan.dense_flops)

@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from krypton_onnx.errors import KryptonError
 from krypton_onnx.runtime.base import Output
 from krypton_onnx.runtime.engine import Array
+from krypton_onnx.runtime.outputs import Pick
 from krypton_onnx.runtime.scores import NamedTarget, Score, Setting, array_of, class_index
 
 Reducer = Callable[[Mapping[str, Any]], ArrayLike]
@@ -38,12 +39,13 @@ def score_of(target: Target, setting: Setting) -> Score:
         return Score(None, _own_reduction(target), "function")
     classes = array_of(values, setting.name).reshape(1, -1)[0]
     chosen = _indices(target, classes, setting.name)
+    pick = Pick(setting.name, (chosen,) if isinstance(chosen, int) else tuple(chosen))
 
     def scores(outputs: Mapping[str, Output]) -> NDArray[np.float32]:
-        found = array_of(outputs[setting.name], setting.name)
-        return np.asarray(found.reshape(len(found), -1)[:, chosen], np.float32)
+        found = pick.of(array_of(outputs[setting.name], setting.name))
+        return found[:, 0] if isinstance(chosen, int) else found
 
-    return Score(chosen, scores, chosen)
+    return Score(chosen, scores, chosen, pick)
 
 
 def _indices(target: Any, classes: Array, name: str) -> int | list[int]:

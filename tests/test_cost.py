@@ -11,6 +11,7 @@ from twin import average, normal, small_net
 
 from krypton_onnx.geometry import Sliding
 from krypton_onnx.passes import cost
+from krypton_onnx.passes.machines import CPU
 from krypton_onnx.passes.network import Network
 from krypton_onnx.passes.pipeline import normalized
 from krypton_onnx.passes.plan_runs import dense_batch_for
@@ -44,10 +45,10 @@ FIRST, SECOND, LAST = 2 * 256 * 4 * 27, 2 * 256 * 4 * 9, 2 * 4 * 5
 
 
 def test_seconds_of_full_inference(small: tuple[Network, Regions]) -> None:
-    moved, streamed = (WIDE + 16) + (16 + 16) + (16 + 20), 4 * 5 * 4 * cost.STREAM / cost.FULL_BATCH
-    streamed += len(small[0].graph.nodes) * cost.NODE / cost.FULL_BATCH
-    full = streamed + (FIRST + LAST) * cost.FLOP + SECOND * cost.DEPTHWISE_FLOP + moved * cost.BYTE
-    found = cost.Costs(*small, {"c": 0.5, "e": 0.25}, {}, frozenset(), ()).predict(cost.FULL_BATCH)
+    moved, streamed = (WIDE + 16) + (16 + 16) + (16 + 20), 4 * 5 * 4 * CPU.stream / CPU.full_batch
+    streamed += len(small[0].graph.nodes) * CPU.node / CPU.full_batch
+    full = streamed + (FIRST + LAST) * CPU.flop + SECOND * CPU.depthwise_flop + moved * CPU.byte
+    found = cost.Costs(*small, {"c": 0.5, "e": 0.25}, {}, frozenset(), ()).predict(CPU.full_batch)
     assert found.full == pytest.approx(full)
     assert found.incremental == pytest.approx(full)
     assert found.bound == pytest.approx((FIRST + SECOND + LAST) / (FIRST / 2 + SECOND / 4 + LAST))
@@ -63,15 +64,15 @@ def test_seconds_of_a_window_and_of_its_reads(small: tuple[Network, Regions]) ->
         cost.Reading("image", Read(0, kernel, kernel), conv),
         cost.Reading("c", Read(None, kernel, kernel), second),
     )
-    full = cost.Costs(net, regions, {}, {}, frozenset(), ()).predict(cost.FULL_BATCH).full
+    full = cost.Costs(net, regions, {}, {}, frozenset(), ()).predict(CPU.full_batch).full
     found = cost.Costs(net, regions, {}, {"c": (8.0, 6.0)}, frozenset(), readings).predict(8)
-    windowed = FIRST * 48 / 256 * cost.FLOP * (1 + cost.NARROW / 6) + cost.NODE / 8
-    overhead = cost.READ_NODES * cost.NODE / 8
-    first_read = 10 * 8 * (12 * (cost.GATHER + cost.LOAD) + cost.INDEX_CELL) + overhead
-    second_read = 18 * 18 * (16 * (cost.GATHER + cost.LOAD) + cost.INDEX_CELL) + overhead
-    pool = 16 * (48 * (cost.POOL + cost.STORE) + 16 * 16 / 8 * cost.POOL)
-    index = cost.INDEX_NODES * cost.NODE / 8 + 2 * cost.INDEX_READ
-    expected = full - FIRST * cost.FLOP - cost.NODE / 8 + index + windowed + first_read + second_read + pool
+    windowed = FIRST * 48 / 256 * CPU.flop * (1 + CPU.narrow / 6) + CPU.node / 8
+    overhead = cost.READ_NODES * CPU.node / 8
+    first_read = 10 * 8 * (12 * (CPU.gather + CPU.load) + CPU.index_cell) + overhead
+    second_read = 18 * 18 * (16 * (CPU.gather + CPU.load) + CPU.index_cell) + overhead
+    pool = 16 * (48 * (CPU.pool + CPU.store) + 16 * 16 / 8 * CPU.pool)
+    index = cost.INDEX_NODES * CPU.node / 8 + 2 * CPU.index_read
+    expected = full - FIRST * CPU.flop - CPU.node / 8 + index + windowed + first_read + second_read + pool
     assert found.incremental == pytest.approx(expected)
     where, windows = found.segments[:2]
     assert (where.extents, where.windowed, where.tensors) == (None, True, ())
@@ -87,7 +88,7 @@ def test_a_batch_is_what_a_run_costs_once_and_what_each_query_costs(small: tuple
     for batch in (1, 3, 16):
         together = costs.run_seconds / batch + costs.query_seconds + 48 * costs.cell_seconds(["c"])
         assert costs.predict(batch).incremental == pytest.approx(together)
-    streamed = 4 * 5 * 4 * cost.STREAM
+    streamed = 4 * 5 * 4 * CPU.stream
     assert costs.run_seconds > streamed
     apart = replace(costs, tail_batch=10)
     assert apart.run_seconds == pytest.approx(costs.run_seconds - streamed)

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 
 import numpy as np
 import onnx
+import onnxruntime as ort
 import pytest
 from click.testing import CliRunner
 from onnx import TensorProto, helper, numpy_helper
@@ -17,6 +18,7 @@ from PIL import Image
 
 import krypton_onnx as kx
 from krypton_onnx.cli import main
+from krypton_onnx.runtime import providers
 
 FLOAT = TensorProto.FLOAT
 
@@ -642,6 +644,21 @@ def test_truncated_external_data(refused, tmp_path):
     path = with_external_weights(tmp_path, "net.bin")
     (tmp_path / "net.bin").write_bytes((tmp_path / "net.bin").read_bytes()[:100])
     refused("compile", path, words=("net.onnx", "cut short"))
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda:", "cuda:one", "cuda:-1", "cpu:1", ""])
+def test_no_device(refused, model, picture, device):
+    refused("explain", model, picture, "--device", device, words=(f"'{device}' is no device", "cpu", "cuda:1"))
+
+
+@pytest.mark.parametrize("device", ["cuda", "CUDA:1"])
+def test_a_device_that_does_not_work(refused, model, picture, device, monkeypatch):
+    if providers.CUDA not in ort.get_available_providers():
+        pytest.skip("this ONNX Runtime is built without CUDA")
+    monkeypatch.setattr(providers, "why_not_cuda", lambda: "there is no NVIDIA driver")
+    words = "CUDA does not work here: there is no NVIDIA driver"
+    refused("explain", model, picture, "--no-cache", "--device", device, words=words)
+    refused("verify", model, "--device", device, words=words)
 
 
 # ------------------------------------------------------------------------------------------- Python API

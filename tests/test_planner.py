@@ -80,7 +80,7 @@ def test_products_and_sums_beside_a_re_read_branch_are_on_rows(tmp_path: Path) -
 def test_batches_are_those_that_are_predicted_to_end_first(tmp_path: Path, queries: int, workers: int) -> None:
     onnx.save(models.build("squeezenet1_1", input_size=128), tmp_path / "net.onnx")
     plan = kx.compile(tmp_path / "net.onnx", patch=8, verify=False).plan
-    tables, lanes = window_tables(plan.program, plan.windows, (8, 8)), Lanes(workers, 16, 16)
+    tables, lanes = window_tables(plan.program, plan.windows, (8, 8)), Lanes(workers, 16, None)
     origins = np.random.default_rng(0).integers(0, 128 - 8, (queries, 2))
     candidates = [grouping.seconds for grouping in batches._groupings(plan, tables, origins, lanes)]
     assert len(candidates) <= len(batches.CLASS_LIMITS) * (batches.HALVINGS + 1)

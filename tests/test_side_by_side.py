@@ -60,7 +60,7 @@ def test_items_are_taken_no_further_ahead_than_needed() -> None:
 
 def test_one_thread_a_run_lets_batches_run_side_by_side() -> None:
     spread = ort.SessionOptions()
-    assert workers_for(4, None, None) == 4
+    assert workers_for(4, [CPU], None) == 4
     assert workers_for(4, [CPU], quiet_options(1)) == 4
-    assert workers_for(4, None, spread) == 1
+    assert workers_for(4, [CPU], spread) == 1
     assert workers_for(4, ["CUDAExecutionProvider", CPU], None) == 1

@@ -82,8 +82,9 @@ def test_batches_of_a_group_share_a_run(artifact: kx.Artifact, monkeypatch: pyte
     assert artifact.plan.tail is not None
     assert max(counts) <= artifact.plan.tail.batch
     runs = []
-    tail = session.exact.open().tail
-    assert tail is not None
+    loading = session.exact.open().tail
+    assert loading is not None
+    tail = loading.result()
     run = tail.run
     monkeypatch.setattr(tail, "run", lambda feed, names: (runs.append(len(feed["flat"])), run(feed, names))[1])
     outputs = session.infer(base, origins, np.zeros((3, 4, 4), np.float32))["y"]

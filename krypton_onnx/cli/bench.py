@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from krypton_onnx.cli.options import count, grid_options, input_option, json_option, model_options
-from krypton_onnx.cli.sources import compiled, read_inputs, say_json, size_text
+from krypton_onnx.cli.sources import ON_CPU, compiled, read_inputs, say_json, size_text
 from krypton_onnx.errors import KryptonError
 
 if TYPE_CHECKING:
@@ -58,7 +58,14 @@ def bench(
     if not model.is_file():
         raise KryptonError(f"There is no model file at {model}.")
     given = read_inputs(inputs)
-    opened = compiled(model, patch=patch, input_size=input_size, image_input=image_input, channels_last=channels_last)
+    opened = compiled(
+        model,
+        patch=patch,
+        input_size=input_size,
+        image_input=image_input,
+        channels_last=channels_last,
+        providers=ON_CPU,
+    )
     with opened as artifact:
         found = benchmark(
             model,

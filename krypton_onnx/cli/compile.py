@@ -1,7 +1,7 @@
 """`krypton-onnx compile`."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
@@ -37,6 +37,9 @@ Examples:
     help="How a picture becomes the input, stored with the model; Hugging Face's preprocessor_config.json works.",
 )
 @click.option("--labels", type=click.Path(path_type=Path), metavar="FILE", help="Class names, one a line, stored too.")
+@click.option(
+    "--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True, help="Where it is to be fast."
+)
 @click.option("--no-verify", is_flag=True, help="Write without comparing a few queries with the model first.")
 @json_option
 def compile_model(
@@ -48,6 +51,7 @@ def compile_model(
     channels_last: bool | None,
     preprocess: Path | None,
     labels: Path | None,
+    device: Literal["cpu", "cuda"],
     no_verify: bool,
     as_json: bool,
 ) -> None:
@@ -68,6 +72,7 @@ def compile_model(
         channels_last=channels_last,
         preprocess=None if preprocess is None else Preprocess.from_json(preprocess),
         labels=None if labels is None else read_labels(labels),
+        device=device,
         verify=not no_verify,
     )
     report = _report(artifact, verified=not no_verify)

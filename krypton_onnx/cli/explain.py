@@ -10,6 +10,7 @@ import click
 from krypton_onnx.cli.live import watched
 from krypton_onnx.cli.modes import approximation_text, as_mode, mode_options
 from krypton_onnx.cli.options import (
+    device_option,
     grid_options,
     input_option,
     json_option,
@@ -74,6 +75,7 @@ Examples:
 @click.option("--labels", type=click.Path(path_type=Path), metavar="FILE", help="Class names, one a line.")
 @model_options
 @input_option
+@device_option
 @click.option("--memory-budget", type=memory, metavar="SIZE", help="Most memory to use, such as 2GB.")
 @mode_options
 @click.option(
@@ -107,7 +109,7 @@ def explain(model: Path, picture: Path, output: Path | None, **options: Any) -> 
     fill = read_fill(options["fill"], tensor=picture.suffix.lower() == ".npy")
     mask = read_mask(asked.file if isinstance(asked, Masked) else None)
     inputs = read_inputs(options["inputs"])
-    sizes = {key: options[key] for key in ("patch", "input_size", "image_input", "channels_last")}
+    sizes = {key: options[key] for key in ("patch", "input_size", "image_input", "channels_last", "providers")}
     with compiled(model, **sizes, cache=not options["no_cache"]) as artifact:
         if labels is not None:
             check_labels(labels, artifact.plan)
@@ -152,7 +154,7 @@ def _asking(
     """A function that computes the heatmap, and only that: the model is loaded by then."""
     from krypton_onnx.runtime.session import Session
 
-    session = Session(seen.artifact, memory_budget=options["memory_budget"])
+    session = Session(seen.artifact, options["providers"], memory_budget=options["memory_budget"])
     question = {name: options[name] for name in ("patch", "stride", "edge", "region")}
 
     def ask(*, live: bool) -> "Iterable[Heatmap]":

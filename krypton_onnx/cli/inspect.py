@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from krypton_onnx.cli.options import grid_options, input_option, json_option, model_options
-from krypton_onnx.cli.sources import compiled, full_inference_text, read_inputs, say_json, size_text, table
+from krypton_onnx.cli.sources import ON_CPU, compiled, full_inference_text, read_inputs, say_json, size_text, table
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -65,7 +65,7 @@ def inspect(
         from krypton_onnx.segment_times import measure_segments
 
         how = {"input_size": input_size, "image_input": image_input, "channels_last": channels_last}
-        with compiled(model, patch=patch, verify=False, **how) as artifact:  # type: ignore[arg-type]
+        with compiled(model, patch=patch, providers=ON_CPU, verify=False, **how) as artifact:  # type: ignore[arg-type]
             times = measure_segments(model, artifact, patch, stride, read_inputs(inputs))
     if as_json:
         measured = {} if times is None else {"measured": [asdict(time) for time in times]}

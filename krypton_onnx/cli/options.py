@@ -58,6 +58,16 @@ def memory(text: str) -> int:
     return int(amount)
 
 
+def device(text: str) -> list[str | tuple[str, dict[str, Any]]]:
+    """``cpu``, ``cuda`` or ``cuda:1``, as execution providers."""
+    name, colon, number = text.lower().partition(":")
+    if name == "cuda" and (number.isdecimal() or not colon):
+        return [("CUDAExecutionProvider", {"device_id": int(number or 0)}), "CPUExecutionProvider"]
+    if text.lower() == "cpu":
+        return ["CPUExecutionProvider"]
+    raise click.BadParameter(f"'{text}' is no device: give cpu, cuda, or cuda:1 for the second one.")
+
+
 def named_file(text: str) -> tuple[str, Path]:
     """``name=file.npy``."""
     name, _, file = text.rpartition("=")
@@ -117,6 +127,17 @@ def grid_options(function: Function) -> Function:
             metavar="N|HxW",
             help="Pixels between neighbouring positions, down and across.",
         ),
+    )(function)
+
+
+def device_option(function: Function) -> Function:
+    """`--device`."""
+    return click.option(
+        "--device",
+        "providers",
+        type=device,
+        metavar="cpu|cuda[:N]",
+        help="Where to compute. [default: cuda where it works, else cpu]",
     )(function)
 
 

@@ -16,6 +16,10 @@ if TYPE_CHECKING:
 
     from krypton_onnx.artifact import Artifact
     from krypton_onnx.preprocess import Preprocess
+    from krypton_onnx.runtime.providers import Provider
+
+ON_CPU: "list[Provider]" = ["CPUExecutionProvider"]
+"""What predicts, or times, single cores."""
 
 
 @contextmanager
@@ -26,6 +30,7 @@ def compiled(
     input_size: tuple[int, int] | None,
     image_input: str | None,
     channels_last: bool | None,
+    providers: "list[Provider] | None" = None,
     verify: bool = True,
     cache: bool = False,
 ) -> "Iterator[Artifact]":
@@ -35,6 +40,7 @@ def compiled(
         model: an ONNX file, or a folder that `compile` wrote.
         patch: that a model is compiled for.
         input_size, image_input, channels_last: see `krypton_onnx.compile`.
+        providers: that will run it, see `krypton_onnx.Session`: a model is compiled for their device.
         verify: whether a model's compiled form is compared with it.
         cache: whether that comes from the cache and is kept there; else it vanishes afterwards.
 
@@ -43,6 +49,8 @@ def compiled(
     """
     from krypton_onnx.artifact import open_artifact
     from krypton_onnx.cache import cached, compiled_for_now
+    from krypton_onnx.runtime.providers import chosen
+    from krypton_onnx.runtime.resident import device_of
 
     if model.is_dir():
         if (input_size, image_input, channels_last) != (None, None, None):
@@ -57,6 +65,7 @@ def compiled(
         input_size=input_size,
         image_input=image_input,
         channels_last=channels_last,
+        device="cpu" if device_of(chosen(providers)) is None else "cuda",
         verify=verify,
     )
     with made as artifact:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from krypton_onnx.cli.options import input_option, json_option, model_options, size
+from krypton_onnx.cli.options import device_option, input_option, json_option, model_options, size
 from krypton_onnx.cli.sources import compiled, read_inputs, say_json, table
 from krypton_onnx.errors import KryptonError
 
@@ -36,6 +36,7 @@ Examples:
 @click.option("--patch", type=size, default="16", show_default=True, metavar="N|HxW", help="To compile MODEL for.")
 @model_options
 @input_option
+@device_option
 @json_option
 def verify(
     model: Path,
@@ -47,6 +48,7 @@ def verify(
     image_input: str | None,
     channels_last: bool | None,
     inputs: tuple[tuple[str, Path], ...],
+    providers: list[str | tuple[str, dict[str, Any]]] | None,
     as_json: bool,
 ) -> None:
     """Prove the compiled model right: compare random queries with the unmodified model.
@@ -58,7 +60,13 @@ def verify(
 
     given = read_inputs(inputs)
     opened = compiled(
-        model, patch=patch, input_size=input_size, image_input=image_input, channels_last=channels_last, verify=False
+        model,
+        patch=patch,
+        input_size=input_size,
+        image_input=image_input,
+        channels_last=channels_last,
+        providers=providers,
+        verify=False,
     )
     with opened as artifact:
         if model.is_dir():
@@ -71,7 +79,7 @@ def verify(
             raise KryptonError(f"--model goes with a compiled model, and {model} is not a folder; omit it.")
         else:
             source = model
-        checks = verify_artifact(source, artifact, queries=queries, seed=seed, inputs=given)
+        checks = verify_artifact(source, artifact, queries=queries, seed=seed, inputs=given, providers=providers)
     exact = all(check.exact for check in checks)
     if as_json:
         say_json({"exact": exact, "queries": queries, "seed": seed, "outputs": [_as_dict(c) for c in checks]})

@@ -1,0 +1,194 @@
+"""The driver of one variant on a device with a memory of its own: what is computed there stays there.
+
+The image goes to the device once, and its views never leave it. What the queries of a group differ in goes there in one
+piece a kind, and every output, or what is scored of it, comes back in one. Where there is no room, batches are halved.
+"""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import accumulate, islice, pairwise
+
+import numpy as np
+
+from krypton_onnx.artifact import PICK_FILE
+from krypton_onnx.classes import WindowTable
+from krypton_onnx.plan import Plan
+from krypton_onnx.runtime.base import Base, Content, Output, Outputs
+from krypton_onnx.runtime.batches import Batch
+from krypton_onnx.runtime.driver import Driver
+from krypton_onnx.runtime.engine import Array, Engine, OutOfMemoryError
+from krypton_onnx.runtime.memory import Lanes, on_device
+from krypton_onnx.runtime.outputs import Pick, given, source_of
+from krypton_onnx.runtime.resident import FLOAT32, Device, Resident, device_of
+
+
+@dataclass(frozen=True, slots=True)
+class _Sent:
+    """What the queries of a group differ in, on the device, batch after batch.
+
+    Attributes:
+        origins: int64 [Q, 2].
+        content: [Q, C, h, w], or [1, C, h, w] for all.
+        begins: int64 [Q, T, 2], of a plan with `window_begins`.
+    """
+
+    origins: Resident
+    content: Resident
+    begins: Resident | None
+
+    def feed(self, first: int, stop: int) -> dict[str, Resident]:
+        """The graph's inputs for queries that follow each other."""
+        shared = self.content.shape[0] == 1
+        return {
+            "origins": self.origins.rows(first, stop),
+            "patch_content": self.content if shared else self.content.rows(first, stop),
+            **({} if self.begins is None else {"window_begins": self.begins.rows(first, stop)}),
+        }
+
+
+class DeviceDriver(Driver):
+    """A `Driver` whose views, queries and outputs live on the device of its first provider."""
+
+    _room = math.inf
+    """Queries of a batch for which the device has turned out to have room."""
+
+    @property
+    def _device(self) -> Device:
+        device = device_of(self._resources.providers)
+        assert device is not None, "the first provider computes on the host"
+        return device
+
+    @staticmethod
+    def _way(
+        plan: Plan, budget: int | None, workers: int, patch: tuple[int, int], tau: float
+    ) -> tuple[tuple[WindowTable, WindowTable], Lanes]:
+        tables, lane = Driver._way(plan, budget, workers, patch, tau)
+        return tables, on_device(plan, lane, budget)
+
+    def _views(self, engine: Engine, feed: Mapping[str, Array]) -> Mapping[str, Resident]:
+        found = engine.run_on(self._device, feed, dict.fromkeys(engine.outputs))
+        return {
+            view.name: result.reshaped((math.prod(result.shape[:-1]), view.channels))
+            for view, result in zip(self.plan.views, found.values(), strict=True)
+        }
+
+    def _answered(
+        self, base: Base, group: Sequence[Batch], content: Content, wanted: Mapping[str, str | Pick]
+    ) -> list[Outputs]:
+        """Outputs of the batches of one group, after as many halvings as it takes."""
+        while True:
+            most = min(self._room, max(len(batch.queries) for batch in group))
+            parts = [batch.cut(int(most)) for batch in group]
+            try:
+                found = iter(self._returned(base, [part for cut in parts for part in cut], content, wanted))
+            except OutOfMemoryError:
+                if most == 1:
+                    raise
+                self._room = most // 2
+            else:
+                return [_joined(islice(found, len(cut))) for cut in parts]
+
+    def _returned(
+        self, base: Base, batches: Sequence[Batch], content: Content, wanted: Mapping[str, str | Pick]
+    ) -> list[Outputs]:
+        """Outputs of batches, which come back together where their shape is known beforehand."""
+        rows = list(pairwise([0, *accumulate(len(batch.queries) for batch in batches)]))
+        sources = {name: source_of(one) for name, one in wanted.items()}
+        sent, held = self._sent(batches, content), self._held(rows[-1][1], sources)
+        alone: list[Outputs] = []
+        for number, (batch, (first, stop)) in enumerate(zip(batches, rows, strict=True)):
+            places = {
+                source: held[name].rows(first, stop) if name in held else None for name, source in sources.items()
+            }
+            wait = number == len(batches) - 1 or None in places.values()
+            found = self._run(base, batch, sent.feed(first, stop), places, wait=wait)
+            alone.append(
+                {
+                    name: given(self._fetched(found[source], name), wanted[name])
+                    for name, source in sources.items()
+                    if name not in held
+                }
+            )
+        together = {name: self._brought(buffer, wanted[name]) for name, buffer in held.items()}
+        return [
+            {name: one[name] if name in one else together[name][first:stop] for name in wanted}
+            for one, (first, stop) in zip(alone, rows, strict=True)
+        ]
+
+    def _sent(self, batches: Sequence[Batch], content: Content) -> _Sent:
+        device = self._device
+        begins = [batch.window_begins for batch in batches if batch.window_begins is not None]
+        return _Sent(
+            device.put(np.concatenate([batch.origins for batch in batches])),
+            device.put(content(np.concatenate([batch.queries for batch in batches]))),
+            device.put(np.concatenate(begins)) if begins else None,
+        )
+
+    def _held(self, queries: int, sources: Mapping[str, str]) -> dict[str, Resident]:
+        """Room for the outputs of so many queries, by name: of the model's own whose extents are known."""
+        known = {info.name: info for info in self.plan.outputs if None not in info.shape}
+        return {
+            name: self._device.empty((queries, *(extent or 0 for extent in known[source].shape)), known[source].dtype)
+            for name, source in sources.items()
+            if source in known
+        }
+
+    def _brought(self, buffer: Resident, wanted: str | Pick) -> Output:
+        """What is wanted of an output, and where the artifact has a graph for that, nothing else."""
+        if isinstance(wanted, str) or self._picker is None or buffer.element != FLOAT32:
+            return given(buffer.fetched(), wanted)
+        rows = buffer.reshaped((buffer.shape[0], math.prod(buffer.shape[1:])))
+        feed: dict[str, Array | Resident] = {"values": rows, "indices": np.array(wanted.indices, np.int64)}
+        return self._picker.run_on(self._device, feed, {"picked": None})["picked"].fetched()
+
+    @cached_property
+    def _picker(self) -> Engine | None:
+        if self.plan.device == "cpu":
+            return None
+        return Engine(self._folder / PICK_FILE, self._resources.providers)
+
+    def _run(
+        self,
+        base: Base,
+        batch: Batch,
+        fed: Mapping[str, Resident],
+        places: Mapping[str, Resident | None],
+        *,
+        wait: bool,
+    ) -> dict[str, Resident]:
+        """One run of the incremental graph, and of the tail behind it, by the names of their outputs."""
+        tail, engines = self.plan.tail, self.open()
+        late = {name: place for name, place in places.items() if tail is not None and name in tail.outputs}
+        early = {name: place for name, place in places.items() if name not in late}
+        between = tail.inputs if tail is not None and late else ()
+        early = {**dict.fromkeys(between), **early}  # what goes into the tail may be an output, too
+        feed = {
+            **fed,
+            "window_sizes": batch.window_sizes,
+            "view_rows": np.zeros(len(self.plan.views), np.int64),  # of all views, all rows are there
+            **base.views,
+            **base.inputs,
+        }
+        # Another session's run does not wait for this one's by itself.
+        found = engines.incremental.run_on(self._device, feed, early, wait=wait or bool(late))
+        if engines.tail is not None and late:
+            found |= engines.tail.result().run_on(
+                self._device, {name: found[name] for name in between}, late, wait=wait
+            )
+        return found
+
+    def _fetched(self, values: Resident, name: str) -> Output:
+        found = values.fetched()
+        return list(found) if name in self._ragged else found
+
+
+def _joined(parts: Iterator[Outputs]) -> Outputs:
+    """The outputs of a batch that ran in parts."""
+    first, *others = parts
+    for part in others:
+        for name, values in part.items():
+            known = first[name]
+            first[name] = [*known, *values] if isinstance(known, list) else np.concatenate([known, values])
+    return first

@@ -1,0 +1,106 @@
+"""Execution providers: which ones a session's graphs run on, and whether CUDA's works on this machine."""
+
+import ctypes
+import sys
+from collections.abc import Sequence
+from contextlib import redirect_stdout, suppress
+from functools import cache
+from io import StringIO
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+
+from krypton_onnx.errors import KryptonError
+
+Provider = str | tuple[str, dict[str, Any]]
+
+CPU, CUDA, TENSORRT = "CPUExecutionProvider", "CUDAExecutionProvider", "TensorrtExecutionProvider"
+
+CUDA_OPTIONS = {
+    # Rounds the operands of convolutions and products to 10 bits: no answer would be exact.
+    "use_tf32": "0",
+    # Windows have many shapes, and an exhaustive search would run every algorithm for each of them.
+    "cudnn_conv_algo_search": "HEURISTIC",
+    "cudnn_conv_use_max_workspace": "1",
+}
+"""What CUDA is told unless the user says otherwise."""
+
+_DRIVER = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
+
+
+def chosen(given: object) -> tuple[Provider, ...]:
+    """The providers to run on, the preferred first.
+
+    Args:
+        given: a list of names or (name, options); None for CUDA where it works, and the CPU.
+
+    Raises:
+        KryptonError: no such list, a provider that this ONNX Runtime lacks, or CUDA where it does not work.
+    """
+    if given is None:
+        return (CPU,) if why_not_cuda() else ((CUDA, dict(CUDA_OPTIONS)), CPU)
+    providers = _checked(given)
+    unknown = {name_of(provider) for provider in providers} - set(ort.get_available_providers())
+    if unknown:
+        raise KryptonError(
+            f"This ONNX Runtime has no {', '.join(sorted(unknown))}; "
+            f"it offers {', '.join(ort.get_available_providers())}."
+        )
+    on_cuda = any(name_of(provider) in (CUDA, TENSORRT) for provider in providers)
+    if on_cuda and (reason := why_not_cuda()):
+        raise KryptonError(f"CUDA does not work here: {reason}.")
+    return tuple(_with_defaults(provider) for provider in providers)
+
+
+def name_of(provider: Provider) -> str:
+    """Its name."""
+    return provider if isinstance(provider, str) else provider[0]
+
+
+def options_of(provider: Provider) -> dict[str, Any]:
+    """Its options."""
+    return {} if isinstance(provider, str) else provider[1]
+
+
+@cache
+def why_not_cuda() -> str | None:
+    """Why no graph can run on CUDA in this process; None if it can. Prints nothing, whatever fails.
+
+    Asks once: for a provider, a driver, the libraries, and a few bytes on the device.
+    """
+    if CUDA not in ort.get_available_providers():
+        return "this build of ONNX Runtime has no CUDA provider; install onnxruntime-gpu"
+    try:
+        ctypes.CDLL(_DRIVER)
+    except OSError:
+        return "there is no NVIDIA driver"
+    ort.set_default_logger_severity(4)
+    try:
+        with redirect_stdout(StringIO()):
+            with suppress(Exception):  # of what is missing the allocation tells
+                ort.preload_dlls()
+            ort.OrtValue.ortvalue_from_shape_and_type([1], np.float32, "cuda", 0)
+    except Exception as error:  # ONNX Runtime raises a class of its own per status code
+        said = " ".join(str(error).split())
+        return f"ONNX Runtime says '{said[:200]}'; pip install 'krypton-onnx[cuda]' brings the libraries that it needs"
+    finally:
+        ort.set_default_logger_severity(2)
+    return None
+
+
+def _checked(given: object) -> Sequence[Provider]:
+    if isinstance(given, list | tuple) and given and all(_is_provider(one) for one in given):
+        return given
+    raise KryptonError(f"providers must be a list of names, or of (name, options), such as ['{CPU}'], not {given!r}.")
+
+
+def _is_provider(one: object) -> bool:
+    match one:
+        case str() | (str(), dict()):
+            return True
+    return False
+
+
+def _with_defaults(provider: Provider) -> Provider:
+    return (CUDA, CUDA_OPTIONS | options_of(provider)) if name_of(provider) == CUDA else provider

@@ -1,0 +1,103 @@
+"""Arrays that stay on the device where graphs run."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from krypton_onnx.runtime.providers import CUDA, TENSORRT, Provider, name_of, options_of
+
+Shape = tuple[int, ...]
+
+_SIZES = {1: 4, 2: 1, 3: 1, 4: 2, 5: 2, 6: 4, 7: 8, 9: 1, 10: 2, 11: 8, 12: 4, 13: 8, 16: 2}
+"""Bytes of ONNX's element types (onnx.TensorProto.DataType)."""
+
+_ELEMENTS = {"float32": 1, "uint8": 2, "int8": 3, "uint16": 4, "int16": 5, "int32": 6, "int64": 7, "bool": 9,
+             "float16": 10, "float64": 11, "uint32": 12, "uint64": 13, "bfloat16": 16}  # fmt: skip
+"""The element types by numpy's names."""
+
+FLOAT32 = _ELEMENTS["float32"]
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """Where a session's arrays live.
+
+    Attributes:
+        kind: ONNX Runtime's name for it, ``cuda``; ``cpu`` works like any other.
+        number: which of its kind.
+    """
+
+    kind: str
+    number: int = 0
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Kind and number, as ONNX Runtime takes them."""
+        return self.kind, self.number
+
+    def put(self, array: NDArray[np.generic]) -> "Resident":
+        """A copy of an array of the host."""
+        found = self.empty(array.shape, array.dtype.name)
+        found.value.update_inplace(np.ascontiguousarray(array))
+        return found
+
+    def empty(self, shape: Shape, dtype: str) -> "Resident":
+        """Memory for an array of this shape and, by numpy's name, type."""
+        # ONNX Runtime gives no address to what has no elements.
+        size = [max(1, math.prod(shape))]
+        value = ort.OrtValue.ortvalue_from_shape_and_type(size, _ELEMENTS[dtype], self.kind, self.number)
+        return Resident(value, shape, _ELEMENTS[dtype])
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Resident:
+    """An array on a device, or rows of one that follow each other.
+
+    Attributes:
+        value: that holds the memory, and keeps it.
+        shape: of the array.
+        element: its type, as ONNX numbers them.
+        offset: bytes from the beginning of the memory.
+    """
+
+    value: ort.OrtValue
+    shape: Shape
+    element: int
+    offset: int = 0
+
+    @property
+    def pointer(self) -> int:
+        """Address on the device."""
+        return int(self.value.data_ptr()) + self.offset
+
+    def rows(self, first: int, stop: int) -> "Resident":
+        """Rows of it, in the same memory."""
+        row = math.prod(self.shape[1:]) * _SIZES[self.element]
+        return replace(self, shape=(stop - first, *self.shape[1:]), offset=self.offset + first * row)
+
+    def reshaped(self, shape: Shape) -> "Resident":
+        """The same elements in another shape, in the same memory."""
+        return replace(self, shape=shape)
+
+    def fetched(self) -> NDArray[np.generic]:
+        """A copy of all the memory from the beginning of this array, in one piece, cut to its shape."""
+        whole = np.asarray(self.value.numpy())
+        start = self.offset // _SIZES[self.element]
+        return whole.reshape(-1)[start : start + math.prod(self.shape)].reshape(self.shape)
+
+
+def device_of(providers: Sequence[Provider]) -> Device | None:
+    """Where arrays live if graphs run on these; None for the host's memory, from which ONNX Runtime copies them."""
+    first = providers[0]
+    if name_of(first) not in (CUDA, TENSORRT):
+        return None
+    return Device("cuda", int(options_of(first).get("device_id", 0)))
+
+
+def held_by(value: ort.OrtValue) -> Resident:
+    """What ONNX Runtime has allocated."""
+    return Resident(value, tuple(value.shape()), value.element_type())

@@ -1,0 +1,364 @@
+"""Answers that are computed on a device: with the processor as one, everywhere; on CUDA where there is one."""
+
+from collections import Counter
+from importlib import resources
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import helper
+from twin import normal, small_net
+
+import krypton_onnx as kx
+from krypton_onnx import models
+from krypton_onnx.models.digits import digit_scene
+from krypton_onnx.runtime import device_driver, session
+from krypton_onnx.runtime.device_driver import DeviceDriver
+from krypton_onnx.runtime.engine import Engine, OutOfMemoryError, _failure
+from krypton_onnx.runtime.memory import RETURNED_BYTES
+from krypton_onnx.runtime.providers import CPU, CUDA, why_not_cuda
+from krypton_onnx.runtime.resident import Device, Resident
+
+FILES = resources.files("krypton_onnx.models")
+node = helper.make_node
+SIZE, PATCH = 32, 5
+PROCESSOR = Device("cpu")
+
+
+def net(channels: int = 8, outputs: int = 3) -> onnx.ModelProto:
+    """Windows, a wide head that becomes a tail, and a map beside it."""
+    nodes = [
+        node("Conv", ["image", "w1"], ["a"], pads=[1, 1, 1, 1]),
+        node("Relu", ["a"], ["ra"]),
+        node("Conv", ["ra", "w2"], ["b"], pads=[1, 1, 1, 1]),
+        node("Relu", ["b"], ["maps"]),
+        node("MaxPool", ["maps"], ["p"], kernel_shape=[2, 2], strides=[2, 2]),
+        node("Conv", ["p", "w3"], ["c"], pads=[1, 1, 1, 1]),
+        node("Flatten", ["c"], ["flat"]),
+        node("Gemm", ["flat", "w4"], ["g"]),
+        node("Relu", ["g"], ["rg"]),
+        node("Gemm", ["rg", "w5"], ["y"]),
+    ]
+    weights = {
+        "w1": normal(channels, 3, 3, 3),
+        "w2": normal(channels, channels, 3, 3),
+        "w3": normal(channels, channels, 3, 3),
+        "w4": normal(channels * SIZE * SIZE // 4, 512),
+        "w5": normal(512, outputs),
+    }
+    model = small_net(nodes, weights, inputs={"image": ["N", 3, SIZE, SIZE]})
+    model.graph.output.append(
+        helper.make_tensor_value_info("maps", onnx.TensorProto.FLOAT, ["N", channels, SIZE, SIZE])
+    )
+    return model
+
+
+@pytest.fixture(scope="module")
+def artifact(tmp_path_factory: pytest.TempPathFactory) -> kx.Artifact:
+    path = tmp_path_factory.mktemp("device") / "net.onnx"
+    onnx.save(net(), path)
+    made = kx.compile(path, patch=PATCH)
+    assert made.plan.tail is not None
+    return made
+
+
+@pytest.fixture(scope="module")
+def image() -> np.ndarray:
+    return np.random.default_rng(0).standard_normal((3, SIZE, SIZE)).astype(np.float32)
+
+
+@pytest.fixture
+def on_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sessions take the processor for a device with a memory of its own."""
+    for module in (session, device_driver):
+        monkeypatch.setattr(module, "device_of", lambda _: PROCESSOR)
+
+
+def queries(count: int) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(count)
+    return rng.integers(0, SIZE - PATCH + 1, (count, 2)), rng.standard_normal((count, 3, PATCH, PATCH), np.float32)
+
+
+def same(found: Any, expected: Any) -> None:
+    assert found.keys() == expected.keys()
+    for name, values in expected.items():
+        np.testing.assert_allclose(found[name], values, rtol=1e-5, atol=1e-5 * np.abs(values).max())
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_answers_are_those_of_the_host(
+    artifact: kx.Artifact, image: np.ndarray, request: pytest.FixtureRequest, shared: bool
+) -> None:
+    origins, content = queries(60)
+    content = content[:1] if shared else content
+    expected = kx.Session(artifact).infer(image, origins, content)
+    request.getfixturevalue("on_device")
+    there = kx.Session(artifact, threads=1)
+    base = there.materialize(image)
+    assert there.int8 is None
+    assert isinstance(there.exact, DeviceDriver)
+    assert all(isinstance(view, Resident) for view in base.views.values())
+    same(there.infer(base, origins, content), expected)
+    same(there.infer(base, origins[:1], content[:1]), {name: values[:1] for name, values in expected.items()})
+
+
+def test_regions_are_those_of_the_host(
+    artifact: kx.Artifact, image: np.ndarray, request: pytest.FixtureRequest
+) -> None:
+    origins, content = queries(20)
+    expected: Any = kx.Session(artifact).infer(image, origins, content, regions=True)["maps"]
+    request.getfixturevalue("on_device")
+    found: Any = kx.Session(artifact).infer(image, origins, content, regions=True)["maps"]
+    np.testing.assert_array_equal(found.starts, expected.starts)
+    for ours, theirs in zip(found.windows, expected.windows, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[kx.Artifact, np.ndarray]:
+    """The demo model, with all variants, and a scene."""
+    preprocess = kx.Preprocess.from_json(str(FILES / "demo_preprocess.json"))
+    artifact = kx.compile(
+        str(FILES / "demo.onnx"), tmp_path_factory.mktemp("demo") / "demo.krypton", preprocess=preprocess
+    )
+    return artifact, preprocess.tensor(digit_scene(np.random.default_rng(11), "test").picture)
+
+
+MODES = [
+    kx.Exact(),
+    kx.Approximate(tau=0.4),
+    kx.Approximate(tau=0.5, drill_down=kx.DrillDown(0.1, 8)),
+]
+
+
+@pytest.mark.parametrize("mode", MODES, ids=str)
+def test_heatmaps_are_those_of_the_host(demo: Any, request: pytest.FixtureRequest, mode: Any) -> None:
+    artifact, picture = demo
+    expected = kx.Session(artifact, threads=1).explain(picture, [1, 2], mode=mode, fill="blur", progress=False)
+    request.getfixturevalue("on_device")
+    found = kx.Session(artifact).explain(picture, [1, 2], mode=mode, fill="blur", progress=False)
+    np.testing.assert_allclose(found.scores, expected.scores, atol=1e-5)
+    assert np.ptp(found.drop) > 0.05
+
+
+@pytest.mark.usefixtures("on_device")
+def test_data_crosses_once_each_way(artifact: kx.Artifact, image: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
+    crossed, waited, put, fetched, run_on = Counter(), [], Device.put, Resident.fetched, Engine.run_on
+    monkeypatch.setattr(Device, "put", lambda *a: (crossed.update(["put"]), put(*a))[1])
+    monkeypatch.setattr(Resident, "fetched", lambda *a: (crossed.update(["fetched"]), fetched(*a))[1])
+
+    def watched(engine: Engine, *arguments: Any, wait: bool = True) -> Any:
+        waited.append(wait)
+        return run_on(engine, *arguments, wait=wait)
+
+    monkeypatch.setattr(Engine, "run_on", watched)
+    there = kx.Session(artifact, threads=1)
+    base = there.materialize(image)
+    batches = len(list(there.exact.batches(queries(500)[0], (PATCH, PATCH))))
+    assert batches > 3
+    waited.clear()
+    crossed.clear()
+    there.infer(base, *queries(500))
+    assert crossed == {"put": 2, "fetched": 2}  # origins and contents; an output each
+    assert len(waited) == 2 * batches  # the tail runs behind each batch
+
+
+@pytest.mark.usefixtures("on_device")
+def test_what_is_planned_for_a_device_sends_back_scores_alone(
+    for_cuda: kx.Artifact, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there = kx.Session(for_cuda, threads=1)
+    base = there.materialize(np.random.default_rng(0).standard_normal((3, 128, 128)).astype(np.float32))
+    _ = base.outputs
+    shapes, fetched = [], Resident.fetched
+    monkeypatch.setattr(Resident, "fetched", lambda self: (shapes.append(self.shape), fetched(self))[1])
+    found = there.explain(base, [7, 0, 999], progress=False)
+    assert shapes == [(found.scores[0].size, 3)]
+    monkeypatch.undo()
+    expected = kx.Session(for_cuda, [CPU]).explain(base.image, [7, 0, 999], progress=False)
+    np.testing.assert_allclose(found.scores, expected.scores, rtol=1e-4, atol=1e-5 * np.abs(expected.scores).max())
+
+
+@pytest.mark.usefixtures("on_device")
+def test_only_the_last_run_waits(demo: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    artifact, picture = demo
+    there = kx.Session(artifact, threads=1)
+    base, waited, run_on = there.materialize(picture), [], Engine.run_on
+
+    def watched(engine: Engine, *arguments: Any, wait: bool = True) -> Any:
+        waited.append(wait)
+        return run_on(engine, *arguments, wait=wait)
+
+    monkeypatch.setattr(Engine, "run_on", watched)
+    origins = np.stack(np.meshgrid(np.arange(0, 112, 4), np.arange(0, 112, 4)), axis=-1).reshape(-1, 2)
+    there.infer(base, origins, np.zeros((3, 16, 16), np.float32))
+    assert len(waited) > 5
+    assert waited == [False] * (len(waited) - 1) + [True]
+
+
+@pytest.mark.usefixtures("on_device")
+def test_large_outputs_come_back_in_several_pieces(artifact: kx.Artifact, image: np.ndarray, monkeypatch: Any) -> None:
+    origins, content = queries(300)
+    expected = kx.Session(artifact).infer(image, origins, content)
+    monkeypatch.setattr("krypton_onnx.runtime.memory.RETURNED_BYTES", 64 * 8 * SIZE * SIZE * 4)
+    there = kx.Session(artifact, threads=1)
+    groups = Counter(batch.group for batch in there.exact.batches(origins, (PATCH, PATCH)))
+    assert len(groups) > 3
+    same(there.infer(image, origins, content), expected)
+    assert RETURNED_BYTES > 10**8
+
+
+@pytest.fixture
+def small(on_device: None, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """A device with room for 7 queries a run; gives the sizes of all runs."""
+    sizes: list[int] = []
+    run_on = Engine.run_on
+
+    def cramped(engine: Engine, device: Device, feed: Any, results: Any, *, wait: bool = True) -> Any:
+        if "origins" in feed:
+            sizes.append(feed["origins"].shape[0])
+            if sizes[-1] > 7:
+                raise OutOfMemoryError("There is no memory for this.")
+        return run_on(engine, device, feed, results, wait=wait)
+
+    monkeypatch.setattr(Engine, "run_on", cramped)
+    return sizes
+
+
+def test_without_room_batches_are_halved(artifact: kx.Artifact, image: np.ndarray, small: list[int]) -> None:
+    origins, content = queries(100)
+    plain = kx.Session(artifact)
+    found = plain.infer(image, origins, content)
+    assert max(small) > 7
+    assert sum(size for size in small if size <= 7) >= 100
+    beyond = len(small)
+    plain.infer(image, origins, content)
+    assert max(small[beyond:]) <= 7  # what has been learned is kept
+    regions: Any = plain.infer(image, origins, content, regions=True)["maps"]
+    assert len(regions.windows) == 100
+    small.clear()
+    expected = kx.Session(artifact)
+    expected.exact._room = 5
+    same(found, expected.infer(image, origins, content))
+
+
+def test_no_room_for_a_single_query_is_an_error(artifact: kx.Artifact, image: np.ndarray, small: Any) -> None:
+    def full(*_: Any, **__: Any) -> Any:
+        raise OutOfMemoryError("There is no memory for this.")
+
+    there = kx.Session(artifact, threads=1)
+    base = there.materialize(image)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Engine, "run_on", full)
+        with pytest.raises(OutOfMemoryError, match="no memory"):
+            there.infer(base, *queries(9))
+    there.infer(base, *queries(9))
+
+
+@pytest.mark.parametrize(
+    ("said", "kind", "told"),
+    [
+        (
+            "BFCArena::AllocateRawInternal Available memory of 3 is smaller than requested bytes of 9",
+            OutOfMemoryError,
+            "no m",
+        ),
+        ("CUDA failure 2: out of memory ; GPU=0", OutOfMemoryError, "no memory for this: CUDA failure 2"),
+        ("CUDNN failure 4000: CUDNN_STATUS_ALLOC_FAILED", OutOfMemoryError, "no memory"),
+        ("CUDA failure 700: an illegal memory access was encountered ; GPU=0", kx.KryptonError, "start another"),
+        ("CUDA failure 719: unspecified launch failure", kx.KryptonError, "The device stopped working"),
+        ("[ONNXRuntimeError] : 2 : INVALID_ARGUMENT : Got 3 dimensions", kx.KryptonError, "failed: Got 3 dimensions"),
+    ],
+)
+def test_failures_are_told_apart(said: str, kind: type, told: str) -> None:
+    found = _failure(RuntimeError(said))
+    assert type(found) is kind
+    assert told in str(found)
+
+
+def test_arrays_stay_what_they_are_on_a_device() -> None:
+    values = np.arange(24, dtype=np.int64).reshape(6, 4)
+    there = PROCESSOR.put(values)
+    np.testing.assert_array_equal(there.fetched(), values)
+    np.testing.assert_array_equal(there.rows(2, 5).fetched(), values[2:5])
+    np.testing.assert_array_equal(
+        there.rows(2, 6).rows(1, 3).reshaped((2, 2, 2)).fetched(), values[3:5].reshape(2, 2, 2)
+    )
+    assert PROCESSOR.empty((0, 3), "float32").fetched().shape == (0, 3)
+    for name in ("float16", "float32", "float64", "uint8", "int8", "int32", "bool"):
+        np.testing.assert_array_equal(PROCESSOR.put(np.ones(3, name)).rows(1, 3).fetched(), np.ones(2, name))
+
+
+# ------------------------------------------------------------------------------------------------- plans
+
+
+@pytest.fixture(scope="module")
+def for_cuda(tmp_path_factory: pytest.TempPathFactory) -> kx.Artifact:
+    path = tmp_path_factory.mktemp("plan") / "squeezenet.onnx"
+    onnx.save(models.build("squeezenet1_1", input_size=128), path)
+    return kx.compile(path, device="cuda", verify=False)
+
+
+def test_plans_for_cuda_have_larger_batches_and_fewer_classes(for_cuda: kx.Artifact) -> None:
+    there = for_cuda.plan
+    here = kx.compile(
+        for_cuda.folder.with_name("squeezenet.onnx"), for_cuda.folder.with_name("here.krypton"), verify=False
+    ).plan
+    assert (there.device, here.device) == ("cuda", "cpu")
+    assert there.batch > here.batch
+    assert there.run_seconds / there.query_seconds > here.run_seconds / here.query_seconds
+    assert there.int8 is None
+    assert here.int8 is not None
+    origins = np.stack(np.meshgrid(np.arange(0, 113, 4), np.arange(0, 113, 4)), axis=-1).reshape(-1, 2)
+    sizes = [
+        {batch.window_sizes.tobytes() for batch in kx.Session(folder, [CPU]).exact.batches(origins, (16, 16))}
+        for folder in (for_cuda, kx.open_artifact(for_cuda.folder.with_name("here.krypton")))
+    ]
+    assert len(sizes[0]) < len(sizes[1])
+
+
+def test_a_plan_for_cuda_is_exact_on_the_cpu(for_cuda: kx.Artifact) -> None:
+    checks = kx.verify(for_cuda.folder.with_name("squeezenet.onnx"), for_cuda, queries=8, providers=[CPU])
+    assert all(check.exact for check in checks)
+
+
+def test_an_unknown_device_is_refused(tmp_path: Any) -> None:
+    unknown: Any = "gpu"
+    with pytest.raises(kx.KryptonError, match="device must be 'cpu' or 'cuda', not 'gpu'"):
+        kx.compile(tmp_path / "any.onnx", device=unknown)
+
+
+# ------------------------------------------------------------------------------------------------- on CUDA
+
+
+@pytest.fixture
+def cuda() -> list[Any]:
+    if reason := why_not_cuda():
+        pytest.skip(f"CUDA does not work here: {reason}")
+    return [CUDA, CPU]
+
+
+@pytest.mark.gpu
+def test_answers_on_cuda_are_those_of_the_cpu(artifact: kx.Artifact, image: np.ndarray, cuda: list[Any]) -> None:
+    origins, content = queries(300)
+    same(
+        kx.Session(artifact, cuda).infer(image, origins, content),
+        kx.Session(artifact, [CPU]).infer(image, origins, content),
+    )
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("mode", MODES, ids=str)
+def test_heatmaps_on_cuda_are_those_of_the_cpu(demo: Any, cuda: list[Any], mode: Any) -> None:
+    artifact, picture = demo
+    there, here = (
+        kx.Session(artifact, providers).explain(picture, [1, 2], mode=mode, fill="blur", progress=False)
+        for providers in (cuda, [CPU])
+    )
+    np.testing.assert_allclose(there.scores, here.scores, atol=1e-4)
+
+
+@pytest.mark.gpu
+def test_cuda_is_chosen_by_itself(artifact: kx.Artifact, cuda: list[Any]) -> None:
+    assert kx.Session(artifact).providers[0][0] == CUDA

@@ -1,0 +1,106 @@
+"""Providers: what is chosen, what is passed on, and what is said where CUDA does not work."""
+
+from typing import Any
+
+import onnxruntime as ort
+import pytest
+
+import krypton_onnx as kx
+from krypton_onnx.runtime import providers
+from krypton_onnx.runtime.providers import CPU, CUDA, TENSORRT, chosen, why_not_cuda
+from krypton_onnx.runtime.resident import Device, device_of
+
+
+@pytest.fixture
+def works(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if CUDA did."""
+    monkeypatch.setattr(providers, "why_not_cuda", lambda: None)
+
+
+@pytest.fixture
+def fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(providers, "why_not_cuda", lambda: "there is no NVIDIA driver")
+
+
+@pytest.fixture
+def asked_anew() -> Any:
+    why_not_cuda.cache_clear()
+    yield
+    why_not_cuda.cache_clear()
+
+
+@pytest.mark.usefixtures("fails")
+def test_without_cuda_graphs_run_on_the_cpu() -> None:
+    assert chosen(None) == (CPU,)
+
+
+@pytest.mark.usefixtures("works")
+def test_with_cuda_they_run_there_in_full_precision() -> None:
+    (name, options), behind = chosen(None)
+    assert (name, behind, options["use_tf32"]) == (CUDA, CPU, "0")
+
+
+@pytest.mark.usefixtures("works")
+@pytest.mark.skipif(CUDA not in ort.get_available_providers(), reason="this ONNX Runtime is built without CUDA")
+def test_options_are_passed_on() -> None:
+    given = {"use_tf32": "1", "device_id": 1, "gpu_mem_limit": 10**9}
+    ((name, options),) = chosen([(CUDA, given)])
+    assert name == CUDA
+    assert options == providers.CUDA_OPTIONS | given
+    assert device_of([(name, options)]) == Device("cuda", 1)
+    others = [(TENSORRT, {"trt_fp16_enable": "1"}), CUDA, CPU]
+    assert chosen(others)[0] == others[0]
+    assert device_of(chosen(others)) == Device("cuda", 0)
+    assert device_of([CPU]) is None
+    assert device_of([CPU, CUDA]) is None
+
+
+@pytest.mark.usefixtures("fails")
+@pytest.mark.parametrize("name", [CUDA, TENSORRT])
+def test_cuda_by_name_says_why_it_does_not_work(name: str) -> None:
+    if name not in ort.get_available_providers():
+        pytest.skip(f"this ONNX Runtime is built without {name}")
+    with pytest.raises(kx.KryptonError, match=r"^CUDA does not work here: there is no NVIDIA driver\.$"):
+        chosen([name, CPU])
+
+
+@pytest.mark.parametrize("given", [CPU, [], 3, [3], [(CPU,)], [(CPU, None)], {CPU: 1}])
+def test_what_is_no_list_of_providers_is_refused(given: Any) -> None:
+    with pytest.raises(kx.KryptonError, match="providers must be a list of names"):
+        chosen(given)
+
+
+@pytest.mark.usefixtures("asked_anew")
+def test_a_missing_driver_is_found_without_a_word(monkeypatch: pytest.MonkeyPatch, capfd: Any) -> None:
+    if CUDA not in ort.get_available_providers():
+        pytest.skip("this ONNX Runtime is built without CUDA")
+    monkeypatch.setattr(providers, "_DRIVER", "libnobody-has-this.so")
+    assert why_not_cuda() == "there is no NVIDIA driver"
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.usefixtures("asked_anew")
+def test_missing_libraries_are_found_without_a_word(monkeypatch: pytest.MonkeyPatch, capfd: Any) -> None:
+    if CUDA not in ort.get_available_providers():
+        pytest.skip("this ONNX Runtime is built without CUDA")
+
+    def none(*_: Any) -> Any:
+        print("Failed to load libcudart.so")  # noqa: T201
+        raise RuntimeError("CUDA Provider not available")
+
+    monkeypatch.setattr(providers.ctypes, "CDLL", lambda _: None)
+    monkeypatch.setattr(ort, "preload_dlls", none)
+    monkeypatch.setattr(ort.OrtValue, "ortvalue_from_shape_and_type", none)
+    reason = why_not_cuda()
+    assert reason is not None
+    assert "CUDA Provider not available" in reason
+    assert "krypton-onnx[cuda]" in reason
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.usefixtures("asked_anew")
+def test_another_build_of_onnx_runtime_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ort, "get_available_providers", lambda: [CPU])
+    reason = why_not_cuda()
+    assert reason is not None
+    assert "onnxruntime-gpu" in reason
