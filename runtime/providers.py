@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from contextlib import redirect_stdout, suppress
 from functools import cache
 from io import StringIO
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -82,10 +83,22 @@ def why_not_cuda() -> str | None:
                 ort.preload_dlls()
             ort.OrtValue.ortvalue_from_shape_and_type([1], np.float32, "cuda", 0)
     except Exception as error:  # ONNX Runtime raises a class of its own per status code
-        said = " ".join(str(error).split())
-        return f"ONNX Runtime says '{said[:200]}'; pip install 'krypton-onnx[cuda]' brings the libraries that it needs"
+        if missing := _missing_library():
+            return f"a library is missing ({missing}); pip install 'krypton-onnx[cuda]' brings those that it needs"
+        return f"ONNX Runtime cannot use the device ({' '.join(str(error).split())[-200:]})"
     finally:
         ort.set_default_logger_severity(2)
+    return None
+
+
+def _missing_library() -> str | None:
+    """What the system says of the provider's libraries where they do not load."""
+    windows = sys.platform == "win32"
+    for name in ("onnxruntime_providers_shared", "onnxruntime_providers_cuda"):
+        try:
+            ctypes.CDLL(str(Path(ort.__file__).parent / "capi" / (f"{name}.dll" if windows else f"lib{name}.so")))
+        except OSError as error:
+            return str(error)
     return None
 
 

@@ -80,21 +80,29 @@ def test_a_missing_driver_is_found_without_a_word(monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.usefixtures("asked_anew")
-def test_missing_libraries_are_found_without_a_word(monkeypatch: pytest.MonkeyPatch, capfd: Any) -> None:
+def test_missing_libraries_are_named_and_nothing_is_printed(monkeypatch: pytest.MonkeyPatch, capfd: Any) -> None:
     if CUDA not in ort.get_available_providers():
         pytest.skip("this ONNX Runtime is built without CUDA")
 
-    def none(*_: Any) -> Any:
+    def loaded(name: str) -> None:
+        if "providers_cuda" in name:
+            raise OSError("libcublasLt.so.13: cannot open shared object file")
+
+    def printing(*_: Any) -> Any:
         print("Failed to load libcudart.so")  # noqa: T201
         raise RuntimeError("CUDA Provider not available")
 
-    monkeypatch.setattr(providers.ctypes, "CDLL", lambda _: None)
-    monkeypatch.setattr(ort, "preload_dlls", none)
-    monkeypatch.setattr(ort.OrtValue, "ortvalue_from_shape_and_type", none)
+    monkeypatch.setattr(providers.ctypes, "CDLL", loaded)
+    monkeypatch.setattr(ort, "preload_dlls", printing)
+    monkeypatch.setattr(ort.OrtValue, "ortvalue_from_shape_and_type", printing)
     reason = why_not_cuda()
-    assert reason is not None
-    assert "CUDA Provider not available" in reason
-    assert "krypton-onnx[cuda]" in reason
+    assert reason == (
+        "a library is missing (libcublasLt.so.13: cannot open shared object file); pip install 'krypton-onnx[cuda]' "
+        "brings those that it needs"
+    )
+    why_not_cuda.cache_clear()
+    monkeypatch.setattr(providers.ctypes, "CDLL", lambda _: None)
+    assert why_not_cuda() == "ONNX Runtime cannot use the device (CUDA Provider not available)"
     assert capfd.readouterr() == ("", "")
 
 

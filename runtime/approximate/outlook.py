@@ -19,8 +19,8 @@ from krypton_onnx.runtime.survey import PLANNING, Level, Survey
 DENSER = -0.2
 """Of the number of anchors, the power with which what a level loses typically falls."""
 
-CAUTION = 1.15
-"""By this factor less must be lost at a level for it to be begun: if it fails, all of it was in vain."""
+CAUTION = 1.5
+"""By this factor less must be lost at a level for it to be begun for a promise: if it fails, all of it was in vain."""
 
 TELLING = 1.5
 """More anchors by this factor tell with which power it falls here."""
@@ -102,12 +102,12 @@ class Outlook:
 
         def share(level: Level, anchors: int, _: float) -> float:
             known = self._share(level)
-            between = allowed - self._feared(level, anchors)
+            between = allowed - self._feared(level, anchors, CAUTION)
             needed = max(least, self._calibration.share_between(between, self._smoothness))
             return known if needed <= known and anchors > len(self._anchors) else max(needed, known + LEAST_STEP)
 
         def quickest() -> Way:
-            good = (way for way in self._ways(self._levels, share) if way.loss <= allowed * _ROUNDING)
+            good = (way for way in self._ways(self._levels, share, CAUTION) if way.loss <= allowed * _ROUNDING)
             return min(good, key=lambda way: way.seconds)
 
         way = self._tried(quickest)
@@ -124,7 +124,7 @@ class Outlook:
                 known, step = self._share(level), (left - more) / (self._seconds(level) * size)
                 return known + step if step >= min(LEAST_STEP, 1 - known) else known
 
-            within = (way for way in self._ways(levels, share) if way.seconds <= left * _ROUNDING)
+            within = (way for way in self._ways(levels, share, 1.0) if way.seconds <= left * _ROUNDING)
             return min(within, key=lambda way: way.loss, default=None)
 
         return self._tried(least_loss)
@@ -171,13 +171,16 @@ class Outlook:
         now, known = _Seen(anchors, max(loss, _LEAST_LOSS)), self._found.get(level.name)
         self._found[level.name] = _Found(known.first if known else now, now)
 
-    def _ways(self, levels: Sequence[Level], share_of: Callable[[Level, int, float], float]) -> Iterator[Way]:
+    def _ways(
+        self, levels: Sequence[Level], share_of: Callable[[Level, int, float], float], caution: float
+    ) -> Iterator[Way]:
         """Ways to go on.
 
         Args:
             levels: that are thought of.
             share_of: the share of the positions to have asked, of a level, a number of anchors, and the seconds that it
                 takes to try the level and to ask these anchors.
+            caution: the factor by which more is feared to be lost at a level that has not been begun.
         """
         have, size, exact = len(self._anchors), len(self._survey.places), self._levels[-1]
         for level in levels:
@@ -190,11 +193,11 @@ class Outlook:
                 share = min(1.0, share_of(level, anchors, more))
                 room = anchors <= max(have, min(share / 2 * size, MOST_ANCHORED * size, MOST_ANCHORS))
                 if room and share >= self._coarsest and (share > known or anchors > have):
-                    loss = self._calibration.between(share, self._smoothness) + self._feared(level, anchors)
+                    loss = self._calibration.between(share, self._smoothness) + self._feared(level, anchors, caution)
                     yield Way(level, share, anchors, more + (share - known) * query * size, loss)
 
-    def _feared(self, level: Level, anchors: int) -> float:
-        return self.loss(level, anchors) * (1.0 if self._share(level) > self._coarsest else CAUTION)
+    def _feared(self, level: Level, anchors: int, caution: float) -> float:
+        return self.loss(level, anchors) * (1.0 if self._share(level) > self._coarsest else caution)
 
     def _share(self, level: Level) -> float:
         """Of the positions, those that have been asked for a map by a level."""
