@@ -11,13 +11,18 @@ EXACT = "exact"
 
 LEAST_SHARE = 0.2
 """Of the positions that must have been asked before anything is promised: fewer, and the probes, can miss a peak.
-Nor is anything promised before so many have been asked as a map typically needs, or one that is smoother."""
+Nor is anything promised before so many have been asked as a map needs of which little is lost between positions."""
 
-SMOOTHER = 2.0
-"""By this factor in what is lost between positions, for that."""
+LITTLE = 0.5
+"""Of what is typically lost there, for that."""
+
+LEAST_GAIN = 0.1
+"""So much at least does the logarithm of what is lost between positions fall below that of the share that is left."""
 
 _SHARE_STEP = 1e-4
-_NOTHING = 1e-9
+
+_LEAST_LOSS = 1e-9
+"""Whose logarithm is still a number."""
 
 FLOOR = 1e-3
 """Added to the loss at the probes, for they are few."""
@@ -62,11 +67,11 @@ class Calibration:
 
     def smoothness(self, share: float, loss: float) -> float:
         """Of a map of which so much is lost between positions, of which a share below 1 has been asked."""
-        return max(0.0, math.log(max(loss, _NOTHING) / (1 - share)) / self._gained(share))
+        return max(0.0, math.log(max(loss, _LEAST_LOSS) / (1 - share)) / self._gained(share))
 
     def _gained(self, share: float) -> float:
         constant, slope = self.lattice
-        return constant + slope * share
+        return min(constant + slope * share, -LEAST_GAIN)
 
     def share_between(self, loss: float, smoothness: float = 1.0) -> float:
         """Of the positions that have been asked where no more than this is lost between them; 1 for all."""
@@ -78,7 +83,7 @@ class Calibration:
 
     def least_share(self, target: float) -> float:
         """Of the positions that must have been asked before this SSIM is promised, whatever probes say."""
-        return max(LEAST_SHARE, self.share_between(SMOOTHER * self.expected_for(target)))
+        return max(LEAST_SHARE, self.share_between(self.expected_for(target) / LITTLE))
 
     def level_loss(self, level: str) -> float:
         """What is typically lost at a level; 0 for exact answers, and 1 for what has not been seen."""

@@ -52,9 +52,6 @@ _MORE = 1.001
 _NOTHING = 1e-4
 """A loss that says nothing about how losses fall."""
 
-_STEEP = 0.1
-"""At least so steeply do losses fall with the positions that are asked."""
-
 _FIT = (0.005, 0.3)
 """Losses that the fit is made for."""
 
@@ -165,7 +162,7 @@ def _lattices(images: Sequence[Sequence[Sight]]) -> Iterator[tuple[float, float]
 
 def _typical(lattices: Sequence[tuple[float, float]]) -> tuple[float, float]:
     constant, slope = np.median(lattices, axis=0)
-    return min(float(constant), -_STEEP), min(float(slope), -_STEEP)
+    return float(constant), min(float(slope), 0.0)
 
 
 def _levels(all_: Sequence[Sight]) -> dict[str, float]:

@@ -9,7 +9,8 @@ and 128 elsewhere. The scales, and the biases in units of them, are further inpu
 *ranges*, computes them from the image. Convolutions that read the image itself stay in floats, as does all that has no
 rule here: what that reads of bytes is made floats again.
 
-Weights have a scale for each output channel. Nothing is calibrated on pictures beforehand.
+Weights have a scale for each output channel, and the biases take back what rounding them shifts of its mean. Nothing is
+calibrated on pictures beforehand.
 """
 
 import math
@@ -21,12 +22,18 @@ import onnx_graphsurgeon as gs
 from krypton_onnx.passes import network
 from krypton_onnx.passes.flops import flops
 from krypton_onnx.passes.network import Network, static_shape, values
-from krypton_onnx.passes.ranges import SIGNED, TINY, Ranges, Scale
+from krypton_onnx.passes.ranges import SIGNED, Ranges, Scale
 
 LEAST_SHARE = 0.5
 """Of the arithmetic of a model's convolutions that must run in bytes for this to be worth it."""
 
 _WEIGHT_MOST = 127
+
+_GEOMETRY = (("strides", [1, 1]), ("dilations", [1, 1]), ("pads", [0, 0, 0, 0]))
+"""Attributes of a convolution, and what they are if they are missing."""
+
+_LEAST_FILTER = 1e-4
+"""Of a convolution's largest weight: filters whose largest is less are rounded as coarsely as if it were that."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +157,19 @@ def _largest(node: gs.Node | None) -> float | None:
     return math.inf if high is None else float(high)
 
 
+def _inside(node: gs.Node) -> np.ndarray:
+    """For each weight of a kernel, the share of the results for which it reads the map, not the padding: [kh, kw]."""
+    strides, dilations, pads = (node.attrs.get(key) or default for key, default in _GEOMETRY)
+    shapes = (static_shape(tensor) or () for tensor in (node.inputs[0], node.inputs[1], node.outputs[0]))
+
+    def along(axis: int, extent: int, kernel: int, results: int) -> np.ndarray:
+        read = np.arange(results) * strides[axis] + np.arange(kernel)[:, None] * dilations[axis] - pads[axis]
+        return np.asarray(((read >= 0) & (read < extent)).mean(axis=1))
+
+    shares = [along(axis, *extents) for axis, extents in enumerate(zip(*(shape[2:] for shape in shapes), strict=True))]
+    return np.outer(*shares)
+
+
 class _Writer:
     """Puts nodes that compute in bytes in the place of others."""
 
@@ -196,15 +216,15 @@ class _Writer:
 
     def _convolve(self, node: gs.Node, target: gs.Tensor) -> None:
         source, weights = node.inputs[0], np.asarray(values(node.inputs[1]), np.float32)
-        scales = (
-            np.maximum(np.abs(weights).reshape(len(weights), -1).max(axis=1), TINY).astype(np.float32) / _WEIGHT_MOST
-        )
+        largest = np.abs(weights).reshape(len(weights), -1).max(axis=1)
+        least = _LEAST_FILTER * (largest.max() or 1.0)  # so that int32 holds the bias of a filter of zeros
+        scales = np.maximum(largest, least).astype(np.float32) / _WEIGHT_MOST
         in_units = weights / scales[:, None, None, None]
         rounded = np.rint(in_units).astype(np.int8)
         bias = network.input_or_none(node, 2)
         given = np.zeros(len(weights), np.float32) if bias is None else np.asarray(values(bias), np.float32)
         units = self._input(f"int8/{node.outputs[0].name}/bias", np.int32, [len(weights)])
-        lost, groups = (in_units - rounded).sum(axis=(2, 3)), int(node.attrs.get("group", 1))
+        lost, groups = ((in_units - rounded) * _inside(node)).sum(axis=(2, 3)), int(node.attrs.get("group", 1))
         self._ranges.add_bias(units.name, given / scales, lost, groups, source.name, self._choice.scales[source.name])
         inputs = [
             self._in_bytes(source),

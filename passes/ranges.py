@@ -8,6 +8,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from krypton_onnx.passes import network
+from krypton_onnx.passes.network import static_shape
 
 MARGIN = 1.1
 """Over the largest number of the image's own run, for what occlusions make larger."""
@@ -16,7 +17,10 @@ SIGNED = 128
 """Zero point of tensors that can be negative."""
 
 TINY = 1e-12
-"""The least scale: a tensor of zeros has one too."""
+"""The least scale. A tensor of zeros has a scale too: as if its largest number were 1."""
+
+MOST_UNITS = 2.0**31 - 256
+"""The largest float32 that fits into int32."""
 
 
 @dataclass(slots=True, eq=False)
@@ -43,13 +47,16 @@ class Ranges:
         self._graph, self._taken = graph, network.Names(graph)
         self._tensors = graph.tensors()
         self._made: dict[str, gs.Variable] = {}
+        self._means: dict[str, gs.Variable] = {}
 
     def add_scale(self, scale: Scale) -> gs.Variable:
         """The largest number of its tensors, over the largest byte."""
         if scale.name not in self._made:
             reach = [self._reach(name, signed=scale.zero > 0) for name in dict.fromkeys(scale.tensors)]
             most = reach[0] if len(reach) == 1 else self._emit("Max", reach)
-            wide = self._emit("Mul", [most, self._number(MARGIN)])
+            some = self._emit("Greater", [most, self._number(0.0)])
+            some.dtype = np.dtype(np.bool_)
+            wide = self._emit("Where", [some, self._emit("Mul", [most, self._number(MARGIN)]), self._number(1.0)])
             if scale.most is not None and math.isfinite(scale.most):
                 wide = self._emit("Min", [wide, self._number(scale.most)])
             steps = 255 if scale.zero == 0 else SIGNED - 1
@@ -64,22 +71,20 @@ class Ranges:
         Args:
             name: of what is made, int32 [M].
             given: float32 [M], the bias in units of the weights.
-            lost: float32 [M, C / groups], what rounding took from the weights, summed over the kernel, likewise.
+            lost: [M, C / groups], what rounding took from the weights, in the same units, summed over the kernel.
             groups: of the convolution.
-            source: what the convolution reads.
-            scale: of that.
+            source: the tensor that the convolution reads.
+            scale: of that tensor.
 
         Source: Nagel, van Baalen, Blankevoort, Welling, ICCV 2019, section 4.2, here of the image's own run.
         """
-        weights, bias = (
-            network.constant(self._taken.fresh(f"{name}/{kind}"), values.astype(np.float32))
-            for kind, values in (("lost", lost[:, :, None, None]), ("given", given))
-        )
-        mean = self._emit("GlobalAveragePool", [self._tensors[source]])
-        shifted = self._emit("Conv", [mean, weights, bias], group=groups)
-        flat = network.constant(self._taken.fresh(f"{name}/flat"), np.array([-1], np.int64))
-        units = self._emit("Div", [self._emit("Reshape", [shifted, flat]), self.add_scale(scale)])
-        rounded = self._emit("Round", [units])
+        halves = network.constant(self._taken.fresh(f"{name}/lost"), lost[:, :, None, None].astype(np.float16))
+        weights = self._emit("Cast", [halves], to=network.element_type(np.float32))
+        bias = network.constant(self._taken.fresh(f"{name}/given"), given.astype(np.float32))
+        shifted = self._emit("Conv", [self._mean(source), weights, bias], group=groups)
+        units = self._emit("Div", [self._reshaped(shifted, [-1]), self.add_scale(scale)])
+        inside = self._emit("Min", [self._emit("Max", [units, self._number(-MOST_UNITS)]), self._number(MOST_UNITS)])
+        rounded = self._emit("Round", [inside])
         made = gs.Variable(self._taken.fresh(name), np.dtype(np.int32), [len(given)])
         self._graph.nodes.append(gs.Node("Cast", made.name, {"to": network.element_type(np.int32)}, [rounded], [made]))
         self._made[name] = made
@@ -90,6 +95,18 @@ class Ranges:
         self._graph.name = "ranges"
         self._graph.cleanup(remove_unused_graph_inputs=False).toposort()
         return self._graph
+
+    def _mean(self, name: str) -> gs.Variable:
+        """Of each channel, over all that an export may have folded into the batch: [1, C, 1, 1]."""
+        if name not in self._means:
+            maps = self._emit("GlobalAveragePool", [self._tensors[name]])
+            channels = static_shape(self._tensors[name])[1]
+            columns = self._reshaped(self._emit("Transpose", [maps], perm=[1, 0, 2, 3]), [1, channels, -1, 1])
+            self._means[name] = self._emit("GlobalAveragePool", [columns])
+        return self._means[name]
+
+    def _reshaped(self, tensor: gs.Variable, shape: list[int]) -> gs.Variable:
+        return self._emit("Reshape", [tensor, network.constant(self._taken.fresh("shape"), np.array(shape, np.int64))])
 
     def _reach(self, name: str, *, signed: bool) -> gs.Variable:
         tensor = self._tensors[name]

@@ -24,7 +24,7 @@ from krypton_onnx.runtime.approximate.quality import Check, loss_between, ssim, 
 from krypton_onnx.runtime.approximate.sketch import around_lowest, sketches
 from krypton_onnx.runtime.explain import levels_of
 from krypton_onnx.runtime.questions import Question
-from krypton_onnx.runtime.survey import PLANNING, PLANNING_QUERY, Survey
+from krypton_onnx.runtime.survey import LOOKING, PLANNING, PLANNING_QUERY, Survey
 
 FILES = resources.files("krypton_onnx.models")
 
@@ -360,10 +360,12 @@ def test_residuals_are_what_the_other_anchors_leave(demo):
 def test_a_corrected_map_is_exact_at_the_anchors_and_nearer_elsewhere(demo):
     anchors, level, sketch = anchored(demo, 48)
     maps = sketch.maps
+    around = around_lowest(anchors.judged(level, sketch).maps, anchoring.PEAK)
     judged = anchors.settle(level, sketch)
     truth = anchors.truth(np.arange(maps.size))
     np.testing.assert_array_equal(judged.maps.reshape(-1, 1)[anchors.probes], truth[anchors.probes])
-    around = around_lowest(judged.maps, anchoring.PEAK)
+    lowest = around_lowest(judged.maps, 0)
+    np.testing.assert_array_equal(judged.maps.reshape(-1, 1)[lowest], truth[lowest])
     np.testing.assert_array_equal(judged.maps.reshape(-1, 1)[around], truth[around])
     assert np.abs(judged.maps.reshape(-1, 1) - truth).mean() < np.abs(maps.reshape(-1, 1) - truth).mean()
 
@@ -507,6 +509,51 @@ def test_smoothness_is_what_between_makes_of_it():
         between = calibration.UNTUNED.between(share, smooth)
         assert calibration.UNTUNED.smoothness(share, between) == pytest.approx(smooth)
         assert calibration.UNTUNED.share_between(between, smooth) == pytest.approx(share, abs=1e-3)
+    assert calibration.UNTUNED.smoothness(0.5, 0.9) == 0  # more than is left can not be lost
+    assert calibration.UNTUNED.smoothness(0.5, 0.0) > 5
+    odd = replace(calibration.UNTUNED, lattice=(0.3, -0.3))
+    assert all(odd.smoothness(share, 0.05) > 0 for share in (0.0, 0.5, 0.9))
+
+
+def test_a_map_turns_out_rougher_as_it_is_asked(desk):
+    level = desk.levels[-1]
+    desk.show(level, 0.3, 0.02, 0.0)
+    smooth = desk.outlook.soonest(0.9).share
+    desk.show(level, 0.3, 0.3, 0.0)
+    assert desk.outlook.soonest(0.9).share > smooth
+    desk.show(level, 0.5, 0.0, 0.0)
+    assert desk.outlook.soonest(0.95).loss < 0.01
+
+
+def test_a_flat_map_is_soon_there(demo):
+    session, (image, *_) = demo
+    for mode in (kx.Approximate(ssim=0.9), kx.Approximate(speedup=3)):
+        found = ask(session, np.zeros_like(image), mode)
+        assert np.isfinite(found.scores).all()
+
+
+def test_trying_is_charged(desk):
+    before = desk.survey.fixed
+    desk.outlook._try(desk.levels[0])
+    one = desk.survey.fixed
+    desk.outlook._try(desk.levels[1])
+    assert one - before > LOOKING * len(desk.survey.places)
+    assert desk.survey.fixed - one > LOOKING * len(desk.survey.places)
+
+
+def test_a_budget_is_kept_where_all_drops_are_alike(demo):
+    """The largest drop is then always another one."""
+    session, (image, *_) = demo
+    rng = np.random.default_rng(5)
+    noise = rng.standard_normal(image.shape).astype(np.float32)
+    question = Question([0, 1, 2], (7, 20), (3, 5), "mean", "cover", None, None)
+    with Survey(session.materialize(noise), question, progress=False) as survey:
+        whole = survey.base.plan.full_seconds * len(survey.places)
+        *_, last = refinement.until_spent(survey, levels_of(session, survey.base), whole / 8, calibration.UNTUNED, 0)
+        assert survey.seconds < 1.3 * whole / 8
+        lowest = around_lowest(last.scores.reshape(*survey.origins.shape[:2], 3), 0)
+        exact = survey.at(levels_of(session, survey.base)[-1], lowest)
+        np.testing.assert_allclose(last.scores[lowest], exact, rtol=1e-6)
 
 
 def test_a_way_that_is_taken_is_cheaper_to_go_on(desk):

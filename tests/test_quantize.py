@@ -148,7 +148,8 @@ def test_what_rounding_takes_from_weights_is_given_back_to_the_mean(compiled, so
     read = ort.InferenceSession(model.SerializeToString()).run([source], {"image": image[None]})[0][0]
     w = known[weights]
     step = np.abs(w).max(axis=(1, 2, 3)) / 127
-    lost = (w - step[:, None, None, None] * np.rint(w / step[:, None, None, None])).sum(axis=(2, 3))
+    inside = np.outer(*([1 - 1 / extent, 1, 1 - 1 / extent] for extent in read.shape[1:]))  # not on the padding
+    lost = (inside * (w - step[:, None, None, None] * np.rint(w / step[:, None, None, None]))).sum(axis=(2, 3))
     mean = read.mean(axis=(1, 2), dtype=np.float64).reshape(group, -1).repeat(len(w) // group, axis=0)
     shift = (lost * mean).sum(axis=1)
     inputs = session.materialize(image).variant(session.int8).inputs
@@ -156,6 +157,44 @@ def test_what_rounding_takes_from_weights_is_given_back_to_the_mean(compiled, so
     found = inputs[f"int8/{result}/bias"] * unit
     np.testing.assert_allclose(found, known.get(bias, 0) + shift, rtol=0, atol=0.51 * unit.max())
     assert np.abs(shift).max() > 5 * unit.max()
+
+
+def little_net(path: Path, before: list, weights: dict, channels: int = 3, **conv) -> kx.Session:
+    """A convolution on the image, or on what is made of it, and one in bytes with a bias."""
+    nodes = [
+        *before,
+        node("Conv", ["before" if before else "image", "w1", "b1"], ["a"], pads=[1, 1, 1, 1]),
+        node("Relu", ["a"], ["ra"]),
+        node("Conv", ["ra", "w2", "b2"], ["b"], **({"pads": [1, 1, 1, 1]} | conv)),
+        *average("b", "flat"),
+        node("ReduceMean", ["flat"], ["y"], axes=[0], keepdims=1),
+    ]
+    given = {"w1": normal(8, channels, 3, 3), "b1": normal(8), "w2": normal(8, 8, 3, 3), "b2": normal(8) + 1}
+    onnx.save(small_net(nodes, given | weights, inputs={"image": [1, 3, 24, 24]}), path / "net.onnx")
+    return kx.Session(kx.compile(path / "net.onnx", patch=4))
+
+
+def off_by(session: kx.Session) -> float:
+    """How far the int8 variant's own answer for an image is from the exact one, over that one's spread."""
+    base = session.materialize(np.random.default_rng(3).standard_normal((3, 24, 24)).astype(np.float32))
+    own, exact = (np.asarray(one.outputs["y"]) for one in (base.variant(session.int8), base))
+    return float(np.abs(own - exact).max() / np.ptp(exact))
+
+
+def test_a_model_that_folds_into_the_batch_has_biases_too(tmp_path: Path):
+    folded = [node("Reshape", ["image", "shape"], ["before"])]
+    weights = {"shape": np.array([3, 1, 24, 24], np.int64)}
+    assert off_by(little_net(tmp_path, folded, weights, channels=1)) < 0.02
+
+
+def test_padding_takes_nothing_from_weights(tmp_path: Path):
+    assert off_by(little_net(tmp_path, [], {}, dilations=[8, 8], pads=[8, 8, 8, 8])) < 0.005
+
+
+@pytest.mark.parametrize("weights", [{"w2": np.zeros((8, 8, 3, 3), np.float32)}, {"b1": np.full(8, -99, np.float32)}])
+def test_biases_fit_into_whole_numbers(tmp_path: Path, weights):
+    """Where weights, or what they are multiplied with, are zeros, no scale is too small for the bias."""
+    assert off_by(little_net(tmp_path, [], weights)) < 0.01
 
 
 def test_the_models_own_inputs_stay(tmp_path: Path):

@@ -181,6 +181,6 @@ def test_live_writes_the_picture_again_and_again(place, monkeypatch):
     )
     run("explain", place, "0.png", "--live", "--approximate", "-o", "live.png")
     assert written.count(True) == 1
-    assert len(written) > 2
+    assert len(written) >= 2
     with Image.open("live.png") as picture:
         assert picture.width >= 1600

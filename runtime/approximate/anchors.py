@@ -24,6 +24,9 @@ SURPRISE = 0.5
 EVERYWHERE = 1.0
 """Variance of the error that all positions share, over that of what only neighbours do."""
 
+MOVES = 2
+"""So often the largest drop is looked for."""
+
 PEAK = 1
 """Rows and columns around the largest drop that are asked exactly: what people look at first."""
 
@@ -107,12 +110,19 @@ class Anchors:
         return max(losses)
 
     def settle(self, level: Level, sketch: Sketch) -> Judged:
-        """A sketch, corrected, and asked exactly around the largest drop of each target, wherever that moves it."""
+        """A sketch, corrected, and asked exactly around the largest drop of each target, and where that moves it.
+
+        It may move on and on where drops are alike. In the end what is only expected is no larger drop than any exact.
+        """
         judged = self.judged(level, sketch)
         maps = judged.maps.copy()
-        while len(new := np.setdiff1d(around_lowest(maps, PEAK), self._places)):
+        for _ in range(MOVES):
+            new = np.setdiff1d(around_lowest(maps, PEAK), self._places)
             self._places = np.concatenate([self._places, new])
             maps = self._exact_at_places(maps)
+        lowest = np.nanmin(listed(maps)[self._places], axis=0)
+        expected = np.setdiff1d(np.arange(len(self._survey.places)), self._places)
+        listed(maps)[expected] = np.maximum(listed(maps)[expected], np.nextafter(lowest, np.inf, dtype=np.float32))
         return Judged(maps, judged.check)
 
     def _errors(self, level: Level, places: Integers) -> Floats:

@@ -2,8 +2,8 @@
 
 What is lost has two sources. Between the positions that have been asked, less is lost the more of them there are; by
 answers that are not exact, less the more anchors correct them. What other images have taught of either is believed
-until this image has been seen: a level that would be best is tried at the probes, and what is found there says
-something about the other levels, too.
+until this image has been seen: the first sketch tells how smooth the map is, a level that would be best is tried at
+the probes, and what is found there says something about other levels of its variant, too.
 """
 
 import math
@@ -133,7 +133,7 @@ class Outlook:
         """What is believed to be lost at a level where all positions have been asked, with so many anchors.
 
         A level that has not been tried is believed to be as much worse than it typically is as others of its variant
-        are, or, if none of these has been tried, others at all.
+        are, if any of these has been.
         """
         if level.exact:
             return 0.0
@@ -154,7 +154,7 @@ class Outlook:
             self._try(way.level)
 
     def _is_tried(self, level: Level) -> bool:
-        """Exact answers lose nothing; but of their map, too, no more may be expected than of the first sketch."""
+        """Whether all is known that trying tells: what a level loses and, of any level, how smooth the map is."""
         return self._tried_first is not None if level.exact else level.name in self._found
 
     def _try(self, level: Level) -> None:
