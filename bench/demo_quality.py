@@ -15,6 +15,7 @@ import numpy as np
 
 import krypton_onnx as kx
 from krypton_onnx.models.digits import digit_scene
+from krypton_onnx.runtime.providers import CPU
 
 SEED = 13579
 SETTINGS = ((16, 8, "mean"), (16, 4, "mean"), (16, 8, "black"), (16, 4, "black"))
@@ -31,7 +32,7 @@ def main() -> None:
     scenes = [digit_scene(rng, "test") for _ in range(arguments.scenes)]
     with tempfile.TemporaryDirectory() as folder:
         artifact = kx.compile(str(files / "demo.onnx"), Path(folder) / "demo", preprocess=preprocess)
-        session = kx.Session(artifact)
+        session = kx.Session(artifact, [CPU])
         bases = [session.materialize(preprocess.tensor(scene.picture)) for scene in scenes]
     right = sum(
         int(np.argmax(next(iter(base.outputs.values())))) == scene.label

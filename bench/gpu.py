@@ -13,6 +13,7 @@ begins with the image on the host and ends with all outputs there. The speedups 
 import argparse
 import json
 import math
+import os
 import subprocess
 import tempfile
 from collections.abc import Callable
@@ -145,6 +146,7 @@ def measured(case: Case, kind: plan.Device, repeats: int) -> Found:
         }
         seconds = {name: median(values) for name, values in in_turns(turns, repeats).items()}
         exact = plain.run(sweep.image, sample, sweep.content, best)
+        profiled = profile_incremental(artifact, sweep, providers)
         memory = used_memory() if kind == "cuda" else None
         return Found(
             case=case.name,
@@ -160,7 +162,7 @@ def measured(case: Case, kind: plan.Device, repeats: int) -> Found:
                 float(max(np.abs(np.asarray(values)).max() for values in exact.values())),
             ),
             memory=memory,
-            operators={one.operator: one.seconds for one in costs(profile_incremental(artifact, sweep))[:TOP]},
+            operators={one.operator: one.seconds for one in costs(profiled)[:TOP]},
         )
 
 
@@ -185,9 +187,10 @@ def on_device(engine: Engine, device: Device, sweep: Sweep) -> tuple[Callable[[]
 
 def used_memory() -> int | None:
     """Bytes that this process has of the device's memory, by the driver's own tool."""
-    asked = ["nvidia-smi", "--query-compute-apps=used_memory", "--format=csv,noheader,nounits"]
-    said = subprocess.run(asked, capture_output=True, text=True, check=False).stdout.split()
-    return int(said[0]) * 2**20 if len(said) == 1 and said[0].isdecimal() else None
+    asked = ["nvidia-smi", "--query-compute-apps=pid,used_memory", "--format=csv,noheader,nounits"]
+    said = subprocess.run(asked, capture_output=True, text=True, check=False).stdout.splitlines()
+    mine = [used for pid, used in (line.split(", ") for line in said) if pid == str(os.getpid())]
+    return int(mine[0]) * 2**20 if mine and mine[0].isdecimal() else None
 
 
 def main() -> None:
@@ -198,9 +201,10 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5, help="turns")
     parser.add_argument("--json", type=Path, help="file for what was found")
     options = parser.parse_args()
-    cases = [case for case in CASES if case.model in options.models.split(",")]
-    if not cases:
-        parser.error(f"none of {options.models} is known; known: {', '.join(models.NAMES)}")
+    wanted = options.models.split(",")
+    if unknown := set(wanted) - {case.model for case in CASES}:
+        parser.error(f"unknown: {', '.join(sorted(unknown))}; known: {', '.join(models.NAMES)}")
+    cases = [case for case in CASES if case.model in wanted]
     found = []
     print(header(), flush=True)
     for case in cases:

@@ -12,7 +12,7 @@ import argparse
 import math
 import tempfile
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ import krypton_onnx as kx
 from krypton_onnx.artifact import Artifact
 from krypton_onnx.plain_model import PlainModel
 from krypton_onnx.plan import Plan
+from krypton_onnx.runtime.providers import CPU, Provider
 from krypton_onnx.segment_times import profiled
 from krypton_onnx.sweep import SAMPLE, Sweep, answered
 
@@ -63,11 +64,11 @@ class NodeCost:
     shapes: str
 
 
-def profile_incremental(artifact: Artifact, sweep: Sweep) -> list[NodeCost]:
+def profile_incremental(artifact: Artifact, sweep: Sweep, providers: Sequence[Provider] = (CPU,)) -> list[NodeCost]:
     """The nodes of the incremental graph and of the tail, on an even sample of the grid's batches."""
 
     def run(options: ort.SessionOptions) -> tuple[list[int], int]:
-        session = kx.Session(artifact, session_options=options, threads=1)
+        session = kx.Session(artifact, providers, session_options=options, threads=1)
         batches = sweep.batches(session, sweep.origins, SAMPLE)
         for _ in range(2):  # the first warms up
             sweep.seconds(session, sweep.origins, SAMPLE)

@@ -23,6 +23,7 @@ from krypton_onnx import models
 from krypton_onnx.benchmark import Timing, in_turns, largest_difference
 from krypton_onnx.plain_model import PlainModel, timed
 from krypton_onnx.runtime import batches as driver
+from krypton_onnx.runtime.providers import CPU
 from krypton_onnx.sweep import SAMPLE, Origins, Sweep, answered, repetitions
 
 LARGEST_WHOLE = 299
@@ -111,7 +112,7 @@ class Times:
 def times(prepared: Prepared, repeats: int) -> Times:
     """Time all sides in turns."""
     rng = np.random.default_rng(0)
-    sweep, plain, session = prepared.sweep(rng), prepared.plain(), kx.Session(prepared.artifact)
+    sweep, plain, session = prepared.sweep(rng), prepared.plain(), kx.Session(prepared.artifact, [CPU])
     tried = plain.best_batch(sweep.image, sweep.content)
     batch = min(tried, key=lambda size: tried[size])
     sample = sweep.plain_sample(rng, batch, tried[batch])
@@ -211,11 +212,11 @@ def _open_plain(prepared: Prepared, sweep: Sweep, size: int) -> Callable[[], obj
 
 
 def _open_incremental(prepared: Prepared, sweep: Sweep, _: int) -> Callable[[], object]:
-    return partial(sweep.seconds, kx.Session(prepared.artifact), sweep.origins, SAMPLE)
+    return partial(sweep.seconds, kx.Session(prepared.artifact, [CPU]), sweep.origins, SAMPLE)
 
 
 def _open_uniform(prepared: Prepared, sweep: Sweep, _: int) -> Callable[[], object]:
-    return _uniform(kx.Session(prepared.artifact), sweep, SAMPLE).seconds
+    return _uniform(kx.Session(prepared.artifact, [CPU]), sweep, SAMPLE).seconds
 
 
 def _open_captum(prepared: Prepared, sweep: Sweep, size: int) -> Callable[[], object]:

@@ -24,6 +24,7 @@ from krypton_onnx.runtime.approximate.quality import PROBES, ssim
 from krypton_onnx.runtime.approximate.refinement import everything, is_worth_it
 from krypton_onnx.runtime.approximate.sketch import Sketch, sketches
 from krypton_onnx.runtime.explain import explain, levels_of
+from krypton_onnx.runtime.providers import CPU
 from krypton_onnx.runtime.questions import Question
 from krypton_onnx.runtime.session import Session
 from krypton_onnx.runtime.survey import Level, Survey
@@ -187,7 +188,7 @@ def tune(
     Raises:
         KryptonError: too few images, or grids too small to approximate.
     """
-    session = Session(artifact)
+    session = Session(artifact, [CPU])  # whose levels are all there are
     asked = question or Question("top", (16, 16), (4, 4), 0.0, "cover", None, None)
     found = list(_all_sights(session, images, asked))
     if len(found) < FEWEST:

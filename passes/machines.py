@@ -97,7 +97,7 @@ CUDA = Machine(
     full_batch=64,
 )
 """A data centre's GPU in float32. Not measured: about half of an H200's published peak rates (67 TFLOP/s, 4.8 TB/s),
-bytes twice where they change places, and five microseconds to launch a kernel."""
+bytes twice where they change places, and five microseconds to launch a kernel; the rest is guessed."""
 
 MACHINES = {"cpu": CPU, "cuda": CUDA}
 """By the names that `compile` takes."""

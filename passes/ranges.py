@@ -8,7 +8,6 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from krypton_onnx.passes import network
-from krypton_onnx.passes.network import static_shape
 
 MARGIN = 1.1
 """Over the largest number of the image's own run, for what occlusions make larger."""
@@ -81,7 +80,7 @@ class Ranges:
         halves = network.constant(self._taken.fresh(f"{name}/lost"), lost[:, :, None, None].astype(np.float16))
         weights = self._emit("Cast", [halves], to=network.element_type(np.float32))
         bias = network.constant(self._taken.fresh(f"{name}/given"), given.astype(np.float32))
-        shifted = self._emit("Conv", [self._mean(source), weights, bias], group=groups)
+        shifted = self._emit("Conv", [self._mean(source, groups * lost.shape[1]), weights, bias], group=groups)
         units = self._emit("Div", [self._reshaped(shifted, [-1]), self.add_scale(scale)])
         inside = self._emit("Min", [self._emit("Max", [units, self._number(-MOST_UNITS)]), self._number(MOST_UNITS)])
         rounded = self._emit("Round", [inside])
@@ -96,11 +95,10 @@ class Ranges:
         self._graph.cleanup(remove_unused_graph_inputs=False).toposort()
         return self._graph
 
-    def _mean(self, name: str) -> gs.Variable:
+    def _mean(self, name: str, channels: int) -> gs.Variable:
         """Of each channel, over all that an export may have folded into the batch: [1, C, 1, 1]."""
         if name not in self._means:
             maps = self._emit("GlobalAveragePool", [self._tensors[name]])
-            channels = static_shape(self._tensors[name])[1]
             columns = self._reshaped(self._emit("Transpose", [maps], perm=[1, 0, 2, 3]), [1, channels, -1, 1])
             self._means[name] = self._emit("GlobalAveragePool", [columns])
         return self._means[name]

@@ -5,10 +5,10 @@ piece a kind, and every output, or what is scored of it, comes back in one. Wher
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import accumulate, islice, pairwise
+from itertools import accumulate, pairwise
 
 import numpy as np
 
@@ -18,10 +18,11 @@ from krypton_onnx.plan import Plan
 from krypton_onnx.runtime.base import Base, Content, Output, Outputs
 from krypton_onnx.runtime.batches import Batch
 from krypton_onnx.runtime.driver import Driver
-from krypton_onnx.runtime.engine import Array, Engine, OutOfMemoryError
-from krypton_onnx.runtime.memory import Lanes, on_device
+from krypton_onnx.runtime.engine import Array, Engine
+from krypton_onnx.runtime.failures import OutOfMemoryError
+from krypton_onnx.runtime.memory import Lanes, queries_that_wait, waiting_bytes
 from krypton_onnx.runtime.outputs import Pick, given, source_of
-from krypton_onnx.runtime.resident import FLOAT32, Device, Resident, device_of
+from krypton_onnx.runtime.resident import FLOAT32, Device, Resident, can_hold, device_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,21 +52,24 @@ class _Sent:
 class DeviceDriver(Driver):
     """A `Driver` whose views, queries and outputs live on the device of its first provider."""
 
-    _room = math.inf
-    """Queries of a batch for which the device has turned out to have room."""
-
     @property
     def _device(self) -> Device:
         device = device_of(self._resources.providers)
         assert device is not None, "the first provider computes on the host"
         return device
 
+    @cached_property
+    def _room(self) -> dict[tuple[int, int], int]:
+        """Queries of a batch for which the device has turned out to have room, by their patch."""
+        return {}
+
     @staticmethod
     def _way(
         plan: Plan, budget: int | None, workers: int, patch: tuple[int, int], tau: float
     ) -> tuple[tuple[WindowTable, WindowTable], Lanes]:
-        tables, lane = Driver._way(plan, budget, workers, patch, tau)
-        return tables, on_device(plan, lane, budget)
+        waiting = waiting_bytes(budget)
+        tables, lane = Driver._way(plan, None if budget is None else budget - waiting, workers, patch, tau)
+        return tables, replace(lane, group=max(lane.batch, queries_that_wait(plan, patch, waiting)))
 
     def _views(self, engine: Engine, feed: Mapping[str, Array]) -> Mapping[str, Resident]:
         found = engine.run_on(self._device, feed, dict.fromkeys(engine.outputs))
@@ -77,18 +81,23 @@ class DeviceDriver(Driver):
     def _answered(
         self, base: Base, group: Sequence[Batch], content: Content, wanted: Mapping[str, str | Pick]
     ) -> list[Outputs]:
-        """Outputs of the batches of one group, after as many halvings as it takes."""
+        """Outputs of the batches of one group, after as many halvings as it takes.
+
+        Where there has once been no room, batches no longer share the way to the device and back.
+        """
+        patch, whole = group[0].patch, max(len(batch.queries) for batch in group)
         while True:
-            most = min(self._room, max(len(batch.queries) for batch in group))
-            parts = [batch.cut(int(most)) for batch in group]
+            most = min(self._room.get(patch, whole), whole)
+            parts = [batch.cut(most) for batch in group]
             try:
-                found = iter(self._returned(base, [part for cut in parts for part in cut], content, wanted))
+                if patch in self._room:
+                    alone = [[self._returned(base, [part], content, wanted)[0] for part in cut] for cut in parts]
+                    return [_joined(answers) for answers in alone]
+                return self._returned(base, group, content, wanted)
             except OutOfMemoryError:
                 if most == 1:
                     raise
-                self._room = most // 2
-            else:
-                return [_joined(islice(found, len(cut))) for cut in parts]
+                self._room[patch] = most // 2
 
     def _returned(
         self, base: Base, batches: Sequence[Batch], content: Content, wanted: Mapping[str, str | Pick]
@@ -98,12 +107,11 @@ class DeviceDriver(Driver):
         sources = {name: source_of(one) for name, one in wanted.items()}
         sent, held = self._sent(batches, content), self._held(rows[-1][1], sources)
         alone: list[Outputs] = []
-        for number, (batch, (first, stop)) in enumerate(zip(batches, rows, strict=True)):
+        for batch, (first, stop) in zip(batches, rows, strict=True):
             places = {
                 source: held[name].rows(first, stop) if name in held else None for name, source in sources.items()
             }
-            wait = number == len(batches) - 1 or None in places.values()
-            found = self._run(base, batch, sent.feed(first, stop), places, wait=wait)
+            found = self._run(base, batch, sent.feed(first, stop), places)
             alone.append(
                 {
                     name: given(self._fetched(found[source], name), wanted[name])
@@ -128,7 +136,7 @@ class DeviceDriver(Driver):
 
     def _held(self, queries: int, sources: Mapping[str, str]) -> dict[str, Resident]:
         """Room for the outputs of so many queries, by name: of the model's own whose extents are known."""
-        known = {info.name: info for info in self.plan.outputs if None not in info.shape}
+        known = {info.name: info for info in self.plan.outputs if None not in info.shape and can_hold(info.dtype)}
         return {
             name: self._device.empty((queries, *(extent or 0 for extent in known[source].shape)), known[source].dtype)
             for name, source in sources.items()
@@ -147,16 +155,10 @@ class DeviceDriver(Driver):
     def _picker(self) -> Engine | None:
         if self.plan.device == "cpu":
             return None
-        return Engine(self._folder / PICK_FILE, self._resources.providers)
+        return Engine(self._folder / PICK_FILE, self._resources.providers, self._resources.options)
 
     def _run(
-        self,
-        base: Base,
-        batch: Batch,
-        fed: Mapping[str, Resident],
-        places: Mapping[str, Resident | None],
-        *,
-        wait: bool,
+        self, base: Base, batch: Batch, fed: Mapping[str, Resident], places: Mapping[str, Resident | None]
     ) -> dict[str, Resident]:
         """One run of the incremental graph, and of the tail behind it, by the names of their outputs."""
         tail, engines = self.plan.tail, self.open()
@@ -171,12 +173,9 @@ class DeviceDriver(Driver):
             **base.views,
             **base.inputs,
         }
-        # Another session's run does not wait for this one's by itself.
-        found = engines.incremental.run_on(self._device, feed, early, wait=wait or bool(late))
+        found = engines.incremental.run_on(self._device, feed, early)
         if engines.tail is not None and late:
-            found |= engines.tail.result().run_on(
-                self._device, {name: found[name] for name in between}, late, wait=wait
-            )
+            found |= engines.tail.result().run_on(self._device, {name: found[name] for name in between}, late)
         return found
 
     def _fetched(self, values: Resident, name: str) -> Output:
@@ -184,7 +183,7 @@ class DeviceDriver(Driver):
         return list(found) if name in self._ragged else found
 
 
-def _joined(parts: Iterator[Outputs]) -> Outputs:
+def _joined(parts: Sequence[Outputs]) -> Outputs:
     """The outputs of a batch that ran in parts."""
     first, *others = parts
     for part in others:

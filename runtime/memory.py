@@ -1,7 +1,7 @@
 """Memory: how many queries fit into a budget."""
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -25,8 +25,14 @@ OVERHEAD = 0.1
 LARGEST_BATCH = 64
 """Queries to which that may lead."""
 
-RETURNED_BYTES = 256_000_000
-"""Of outputs that wait on a device, to come back together."""
+WAITING_BYTES, WAITING_SHARE = 256_000_000, 0.25
+"""Of outputs that wait on a device, to come back together, and of a budget at the most."""
+
+WAITING_QUERIES = 1024
+"""Beyond which nothing is saved, and nothing is seen of the work for too long."""
+
+_MOST_BYTES = 8
+"""Of a number, whatever its type."""
 
 TAIL_SHARE = 0.25
 """Of a budget's bytes beside the views, for what waits to go through the tail together."""
@@ -85,10 +91,16 @@ def lanes(
     return next((lane for lane in fitting if 2 * lane.batch >= planned), fitting[-1])
 
 
-def on_device(plan: Plan, lane: Lanes, budget: int | None) -> Lanes:
-    """The same for a device, whose outputs come back together, as many as may wait there."""
-    waiting = RETURNED_BYTES if budget is None else min(RETURNED_BYTES, int(TAIL_SHARE * budget))
-    return replace(lane, group=max(lane.batch, waiting // max(1, _outputs(plan))))
+def waiting_bytes(budget: int | None) -> int:
+    """Of a budget, what may wait on a device: outputs, to come back together, and what was sent for them."""
+    return WAITING_BYTES if budget is None else min(WAITING_BYTES, int(WAITING_SHARE * budget))
+
+
+def queries_that_wait(plan: Plan, patch: tuple[int, int], waiting: int) -> int:
+    """How many queries' outputs, origins and contents may wait in so many bytes."""
+    channels = plan.image.shape[0] or 1
+    content = math.prod(patch) * channels * _MOST_BYTES
+    return min(WAITING_QUERIES, waiting // (_outputs(plan) + content + 2 * _MOST_BYTES))
 
 
 def _least_batch(plan: Plan, tables: tuple[WindowTable, WindowTable]) -> int:

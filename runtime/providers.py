@@ -27,7 +27,7 @@ CUDA_OPTIONS = {
 }
 """What CUDA is told unless the user says otherwise."""
 
-_DRIVER = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
+_DRIVER, _CUDNN = ("nvcuda.dll", "cudnn64_9.dll") if sys.platform == "win32" else ("libcuda.so.1", "libcudnn.so.9")
 
 
 def chosen(given: object) -> tuple[Provider, ...]:
@@ -40,7 +40,7 @@ def chosen(given: object) -> tuple[Provider, ...]:
         KryptonError: no such list, a provider that this ONNX Runtime lacks, or CUDA where it does not work.
     """
     if given is None:
-        return (CPU,) if why_not_cuda() else ((CUDA, dict(CUDA_OPTIONS)), CPU)
+        return automatic()
     providers = _checked(given)
     unknown = {name_of(provider) for provider in providers} - set(ort.get_available_providers())
     if unknown:
@@ -52,6 +52,11 @@ def chosen(given: object) -> tuple[Provider, ...]:
     if on_cuda and (reason := why_not_cuda()):
         raise KryptonError(f"CUDA does not work here: {reason}.")
     return tuple(_with_defaults(provider) for provider in providers)
+
+
+def automatic() -> tuple[Provider, ...]:
+    """What is taken where nothing is named."""
+    return (CPU,) if why_not_cuda() else ((CUDA, dict(CUDA_OPTIONS)), CPU)
 
 
 def name_of(provider: Provider) -> str:
@@ -68,7 +73,8 @@ def options_of(provider: Provider) -> dict[str, Any]:
 def why_not_cuda() -> str | None:
     """Why no graph can run on CUDA in this process; None if it can. Prints nothing, whatever fails.
 
-    Asks once: for a provider, a driver, the libraries, and a few bytes on the device.
+    Asks once: for a provider, a driver, the libraries, and a few bytes on the device. Where there is a driver, ONNX
+    Runtime's default logger says only warnings and worse from then on.
     """
     if CUDA not in ort.get_available_providers():
         return "this build of ONNX Runtime has no CUDA provider; install onnxruntime-gpu"
@@ -82,9 +88,10 @@ def why_not_cuda() -> str | None:
             with suppress(Exception):  # of what is missing the allocation tells
                 ort.preload_dlls()
             ort.OrtValue.ortvalue_from_shape_and_type([1], np.float32, "cuda", 0)
+            ctypes.CDLL(_CUDNN)  # of which ONNX Runtime finds out when it first makes a session
     except Exception as error:  # ONNX Runtime raises a class of its own per status code
-        if missing := _missing_library():
-            return f"a library is missing ({missing}); pip install 'krypton-onnx[cuda]' brings those that it needs"
+        if missing := (str(error) if isinstance(error, OSError) else _missing_library()):
+            return f"a library is missing ({missing}); the extra 'cuda' of krypton-onnx brings those that it needs"
         return f"ONNX Runtime cannot use the device ({' '.join(str(error).split())[-200:]})"
     finally:
         ort.set_default_logger_severity(2)
@@ -105,13 +112,18 @@ def _missing_library() -> str | None:
 def _checked(given: object) -> Sequence[Provider]:
     if isinstance(given, list | tuple) and given and all(_is_provider(one) for one in given):
         return given
-    raise KryptonError(f"providers must be a list of names, or of (name, options), such as ['{CPU}'], not {given!r}.")
+    raise KryptonError(
+        f"providers must be a list of names, or of (name, options), such as ['{CPU}'], a device_id a whole number; not "
+        f"{given!r}."
+    )
 
 
 def _is_provider(one: object) -> bool:
     match one:
-        case str() | (str(), dict()):
+        case str():
             return True
+        case (str(), dict() as options):
+            return str(options.get("device_id", 0)).isdecimal()
     return False
 
 

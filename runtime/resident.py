@@ -8,6 +8,7 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
+from krypton_onnx.runtime.failures import failure
 from krypton_onnx.runtime.providers import CUDA, TENSORRT, Provider, name_of, options_of
 
 Shape = tuple[int, ...]
@@ -20,6 +21,11 @@ _ELEMENTS = {"float32": 1, "uint8": 2, "int8": 3, "uint16": 4, "int16": 5, "int3
 """The element types by numpy's names."""
 
 FLOAT32 = _ELEMENTS["float32"]
+
+
+def can_hold(dtype: str) -> bool:
+    """Whether memory can be had beforehand for this type, by numpy's name."""
+    return dtype in _ELEMENTS
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,14 +48,20 @@ class Device:
     def put(self, array: NDArray[np.generic]) -> "Resident":
         """A copy of an array of the host."""
         found = self.empty(array.shape, array.dtype.name)
-        found.value.update_inplace(np.ascontiguousarray(array))
+        try:
+            found.value.update_inplace(np.ascontiguousarray(array))
+        except Exception as error:  # ONNX Runtime's
+            raise failure(error) from error
         return found
 
     def empty(self, shape: Shape, dtype: str) -> "Resident":
         """Memory for an array of this shape and, by numpy's name, type."""
         # ONNX Runtime gives no address to what has no elements.
         size = [max(1, math.prod(shape))]
-        value = ort.OrtValue.ortvalue_from_shape_and_type(size, _ELEMENTS[dtype], self.kind, self.number)
+        try:
+            value = ort.OrtValue.ortvalue_from_shape_and_type(size, _ELEMENTS[dtype], self.kind, self.number)
+        except Exception as error:  # ONNX Runtime's
+            raise failure(error) from error
         return Resident(value, shape, _ELEMENTS[dtype])
 
 
@@ -84,8 +96,13 @@ class Resident:
         return replace(self, shape=shape)
 
     def fetched(self) -> NDArray[np.generic]:
-        """A copy of all the memory from the beginning of this array, in one piece, cut to its shape."""
-        whole = np.asarray(self.value.numpy())
+        """A copy on the host. All of the memory is copied for that, whatever rows of it are asked for."""
+        try:
+            whole = np.asarray(self.value.numpy())
+        except Exception as error:  # ONNX Runtime's
+            raise failure(error) from error
+        if self.element not in _SIZES:  # strings
+            return whole
         start = self.offset // _SIZES[self.element]
         return whole.reshape(-1)[start : start + math.prod(self.shape)].reshape(self.shape)
 

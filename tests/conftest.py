@@ -7,12 +7,21 @@ import pytest
 
 from krypton_onnx.cache import FOLDER
 from krypton_onnx.passes import planner
+from krypton_onnx.runtime import providers
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--update-golden", action="store_true", help="write what the compiler makes now to tests/golden, and skip"
     )
+
+
+@pytest.fixture(autouse=True, scope="session")
+def on_the_processor() -> Iterator[None]:
+    """Sessions that are told nothing run on the CPU, also where CUDA works: tests of that name it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(providers, "automatic", lambda: (providers.CPU,))
+        yield
 
 
 @pytest.fixture(autouse=True, scope="session")

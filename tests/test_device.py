@@ -2,23 +2,30 @@
 
 from collections import Counter
 from importlib import resources
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime as ort
 import pytest
 from onnx import helper
 from twin import normal, small_net
 
 import krypton_onnx as kx
 from krypton_onnx import models
+from krypton_onnx.artifact import EXACT_FILES
 from krypton_onnx.models.digits import digit_scene
-from krypton_onnx.runtime import device_driver, session
+from krypton_onnx.runtime import device_driver, providers, session
 from krypton_onnx.runtime.device_driver import DeviceDriver
-from krypton_onnx.runtime.engine import Engine, OutOfMemoryError, _failure
-from krypton_onnx.runtime.memory import RETURNED_BYTES
+from krypton_onnx.runtime.driver import Driver
+from krypton_onnx.runtime.engine import Engine
+from krypton_onnx.runtime.failures import OutOfMemoryError, failure
 from krypton_onnx.runtime.providers import CPU, CUDA, why_not_cuda
 from krypton_onnx.runtime.resident import Device, Resident
+
+AUTOMATIC = providers.automatic
+"""Before conftest takes the CPU for granted."""
 
 FILES = resources.files("krypton_onnx.models")
 node = helper.make_node
@@ -144,24 +151,15 @@ def test_heatmaps_are_those_of_the_host(demo: Any, request: pytest.FixtureReques
 
 @pytest.mark.usefixtures("on_device")
 def test_data_crosses_once_each_way(artifact: kx.Artifact, image: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
-    crossed, waited, put, fetched, run_on = Counter(), [], Device.put, Resident.fetched, Engine.run_on
+    crossed, put, fetched = Counter(), Device.put, Resident.fetched
     monkeypatch.setattr(Device, "put", lambda *a: (crossed.update(["put"]), put(*a))[1])
     monkeypatch.setattr(Resident, "fetched", lambda *a: (crossed.update(["fetched"]), fetched(*a))[1])
-
-    def watched(engine: Engine, *arguments: Any, wait: bool = True) -> Any:
-        waited.append(wait)
-        return run_on(engine, *arguments, wait=wait)
-
-    monkeypatch.setattr(Engine, "run_on", watched)
     there = kx.Session(artifact, threads=1)
     base = there.materialize(image)
-    batches = len(list(there.exact.batches(queries(500)[0], (PATCH, PATCH))))
-    assert batches > 3
-    waited.clear()
+    assert len(list(there.exact.batches(queries(500)[0], (PATCH, PATCH)))) > 3
     crossed.clear()
     there.infer(base, *queries(500))
     assert crossed == {"put": 2, "fetched": 2}  # origins and contents; an output each
-    assert len(waited) == 2 * batches  # the tail runs behind each batch
 
 
 @pytest.mark.usefixtures("on_device")
@@ -181,32 +179,29 @@ def test_what_is_planned_for_a_device_sends_back_scores_alone(
 
 
 @pytest.mark.usefixtures("on_device")
-def test_only_the_last_run_waits(demo: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    artifact, picture = demo
-    there = kx.Session(artifact, threads=1)
-    base, waited, run_on = there.materialize(picture), [], Engine.run_on
-
-    def watched(engine: Engine, *arguments: Any, wait: bool = True) -> Any:
-        waited.append(wait)
-        return run_on(engine, *arguments, wait=wait)
-
-    monkeypatch.setattr(Engine, "run_on", watched)
-    origins = np.stack(np.meshgrid(np.arange(0, 112, 4), np.arange(0, 112, 4)), axis=-1).reshape(-1, 2)
-    there.infer(base, origins, np.zeros((3, 16, 16), np.float32))
-    assert len(waited) > 5
-    assert waited == [False] * (len(waited) - 1) + [True]
-
-
-@pytest.mark.usefixtures("on_device")
-def test_large_outputs_come_back_in_several_pieces(artifact: kx.Artifact, image: np.ndarray, monkeypatch: Any) -> None:
+@pytest.mark.parametrize("limits", [{"WAITING_BYTES": 3_000_000}, {"WAITING_QUERIES": 64}])
+def test_many_outputs_come_back_in_several_pieces(
+    artifact: kx.Artifact, image: np.ndarray, monkeypatch: pytest.MonkeyPatch, limits: dict[str, int]
+) -> None:
     origins, content = queries(300)
-    expected = kx.Session(artifact).infer(image, origins, content)
-    monkeypatch.setattr("krypton_onnx.runtime.memory.RETURNED_BYTES", 64 * 8 * SIZE * SIZE * 4)
+    expected = kx.Session(artifact, threads=1).infer(image, origins, content)
+    for name, value in limits.items():
+        monkeypatch.setattr(f"krypton_onnx.runtime.memory.{name}", value)
     there = kx.Session(artifact, threads=1)
     groups = Counter(batch.group for batch in there.exact.batches(origins, (PATCH, PATCH)))
     assert len(groups) > 3
     same(there.infer(image, origins, content), expected)
-    assert RETURNED_BYTES > 10**8
+
+
+@pytest.mark.usefixtures("on_device")
+def test_what_waits_is_part_of_a_budget(artifact: kx.Artifact) -> None:
+    budget = 60_000_000
+    there = kx.Session(artifact, threads=1, memory_budget=budget)
+    sizes = Counter()
+    for batch in there.exact.batches(np.random.default_rng(0).integers(0, 5, (2000, 2)), (28, 28)):
+        sizes[batch.group] += len(batch.queries)
+    each = 4 * (8 * SIZE * SIZE + 3 + 3 * 28 * 28)  # outputs and content
+    assert budget / 40 < max(sizes.values()) * each <= budget / 4
 
 
 @pytest.fixture
@@ -215,12 +210,12 @@ def small(on_device: None, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     sizes: list[int] = []
     run_on = Engine.run_on
 
-    def cramped(engine: Engine, device: Device, feed: Any, results: Any, *, wait: bool = True) -> Any:
+    def cramped(engine: Engine, device: Device, feed: Any, results: Any) -> Any:
         if "origins" in feed:
             sizes.append(feed["origins"].shape[0])
             if sizes[-1] > 7:
                 raise OutOfMemoryError("There is no memory for this.")
-        return run_on(engine, device, feed, results, wait=wait)
+        return run_on(engine, device, feed, results)
 
     monkeypatch.setattr(Engine, "run_on", cramped)
     return sizes
@@ -228,19 +223,82 @@ def small(on_device: None, monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 def test_without_room_batches_are_halved(artifact: kx.Artifact, image: np.ndarray, small: list[int]) -> None:
     origins, content = queries(100)
-    plain = kx.Session(artifact)
-    found = plain.infer(image, origins, content)
-    assert max(small) > 7
-    assert sum(size for size in small if size <= 7) >= 100
-    beyond = len(small)
-    plain.infer(image, origins, content)
-    assert max(small[beyond:]) <= 7  # what has been learned is kept
-    regions: Any = plain.infer(image, origins, content, regions=True)["maps"]
-    assert len(regions.windows) == 100
+    there = kx.Session(artifact, threads=1)
+    largest = max(len(batch.queries) for batch in there.exact.batches(origins, (PATCH, PATCH)))
+    base = there.materialize(image)
     small.clear()
-    expected = kx.Session(artifact)
-    expected.exact._room = 5
-    same(found, expected.infer(image, origins, content))
+    found = there.infer(base, origins, content)
+    assert there.exact._room[PATCH, PATCH] in {largest >> times for times in range(1, 6)}
+    assert there.exact._room[PATCH, PATCH] <= 7 < largest
+    assert sum(size for size in small if size <= 7) == 100
+    small.clear()
+    same(there.infer(base, origins, content), found)
+    assert max(small) <= 7  # what has been learned is kept
+    there.infer(base, origins, content[:, :, :3, :3])
+    assert max(small) > 7  # of this patch
+    regions: Any = there.infer(base, origins, content, regions=True)["maps"]
+    assert len(regions.windows) == 100
+    plain = Driver(artifact.folder, EXACT_FILES, artifact.plan, there._resources)
+    same(found, plain.outputs(plain.materialize(image, {}), origins, content))
+
+
+def test_batches_that_are_told_where_windows_begin_are_halved_too(demo: Any, small: list[int]) -> None:
+    artifact, picture = demo
+    found = kx.Session(artifact, threads=1).explain(picture, 1, mode=kx.Approximate(tau=0.4), progress=False)
+    assert max(small) > 7 >= min(small)
+    small.clear()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(session, "device_of", lambda _: None)
+        expected = kx.Session(artifact, threads=1).explain(picture, 1, mode=kx.Approximate(tau=0.4), progress=False)
+    np.testing.assert_allclose(found.scores, expected.scores, atol=1e-5)
+    assert not small
+
+
+@pytest.mark.parametrize("when", ["put", "empty"])
+def test_no_room_for_what_waits_is_told(artifact: kx.Artifact, image: np.ndarray, on_device: None, when: str) -> None:
+    there = kx.Session(artifact, threads=1)
+    base = there.materialize(image)
+    expected, calls = there.infer(base, *queries(60)), []
+
+    def full(self: Device, *given: Any) -> Any:
+        calls.append(when)
+        if len(calls) == 1:
+            raise OutOfMemoryError("There is no memory for this.")
+        return method(self, *given)
+
+    method = getattr(Device, when)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Device, when, full)
+        same(there.infer(base, *queries(60)), expected)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ort.OrtValue, "ortvalue_from_shape_and_type", lambda *_: 1 / 0)
+        with pytest.raises(kx.KryptonError, match="ONNX Runtime failed"):
+            there.infer(base, *queries(60))
+
+
+def test_extents_that_depend_on_the_data(tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    nodes = [
+        node("Conv", ["image", "w1"], ["a"], pads=[1, 1, 1, 1]),
+        node("Relu", ["a"], ["r"]),
+        node("NonZero", ["r"], ["found"]),
+        node("Gather", ["found", "which"], ["y"], axis=0),
+    ]
+    model = small_net(nodes, {"w1": normal(2, 3, 3, 3)}, inputs={"image": [1, 3, 12, 12]})
+    model.graph.input.append(helper.make_tensor_value_info("which", onnx.TensorProto.INT64, []))
+    del model.graph.output[:]
+    model.graph.output.append(helper.make_tensor_value_info("y", onnx.TensorProto.INT64, ["n"]))
+    onnx.save(model, tmp_path / "net.onnx")
+    artifact = kx.compile(tmp_path / "net.onnx", patch=4, verify=False)
+    image, inputs = np.random.default_rng(0).standard_normal((3, 12, 12)).astype(np.float32), {"which": np.array(2)}
+    origins, content = np.array([[0, 0], [3, 4], [8, 8]]), np.zeros((3, 4, 4), np.float32)
+    here = kx.Session(artifact)
+    expected = here.infer(here.materialize(image, inputs), origins, content)["y"]
+    request.getfixturevalue("on_device")
+    there = kx.Session(artifact)
+    found = there.infer(there.materialize(image, inputs), origins, content)["y"]
+    assert [one.shape for one in found] == [one.shape for one in expected]
+    for ours, theirs in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
 
 
 def test_no_room_for_a_single_query_is_an_error(artifact: kx.Artifact, image: np.ndarray, small: Any) -> None:
@@ -272,7 +330,7 @@ def test_no_room_for_a_single_query_is_an_error(artifact: kx.Artifact, image: np
     ],
 )
 def test_failures_are_told_apart(said: str, kind: type, told: str) -> None:
-    found = _failure(RuntimeError(said))
+    found = failure(RuntimeError(said))
     assert type(found) is kind
     assert told in str(found)
 
@@ -353,12 +411,12 @@ def test_answers_on_cuda_are_those_of_the_cpu(artifact: kx.Artifact, image: np.n
 def test_heatmaps_on_cuda_are_those_of_the_cpu(demo: Any, cuda: list[Any], mode: Any) -> None:
     artifact, picture = demo
     there, here = (
-        kx.Session(artifact, providers).explain(picture, [1, 2], mode=mode, fill="blur", progress=False)
-        for providers in (cuda, [CPU])
+        kx.Session(artifact, given).explain(picture, [1, 2], mode=mode, fill="blur", progress=False)
+        for given in (cuda, [CPU])
     )
     np.testing.assert_allclose(there.scores, here.scores, atol=1e-4)
 
 
 @pytest.mark.gpu
-def test_cuda_is_chosen_by_itself(artifact: kx.Artifact, cuda: list[Any]) -> None:
-    assert kx.Session(artifact).providers[0][0] == CUDA
+def test_cuda_is_chosen_by_itself(cuda: list[Any]) -> None:
+    assert AUTOMATIC()[0][0] == CUDA

@@ -1,14 +1,29 @@
 """Providers: what is chosen, what is passed on, and what is said where CUDA does not work."""
 
+from importlib import resources
+from pathlib import Path
 from typing import Any
 
+import onnx
 import onnxruntime as ort
 import pytest
+from click.testing import CliRunner
+from onnx import helper
+from twin import small_net
 
 import krypton_onnx as kx
+from krypton_onnx import verification
+from krypton_onnx.cli import main
+from krypton_onnx.cli import sources as sources_module
 from krypton_onnx.runtime import providers
+from krypton_onnx.runtime.engine import Engine
 from krypton_onnx.runtime.providers import CPU, CUDA, TENSORRT, chosen, why_not_cuda
 from krypton_onnx.runtime.resident import Device, device_of
+from krypton_onnx.runtime.session import Session
+from krypton_onnx.source import Source
+
+AUTOMATIC = providers.automatic
+"""Before conftest takes the CPU for granted."""
 
 
 @pytest.fixture
@@ -31,12 +46,12 @@ def asked_anew() -> Any:
 
 @pytest.mark.usefixtures("fails")
 def test_without_cuda_graphs_run_on_the_cpu() -> None:
-    assert chosen(None) == (CPU,)
+    assert AUTOMATIC() == (CPU,)
 
 
 @pytest.mark.usefixtures("works")
 def test_with_cuda_they_run_there_in_full_precision() -> None:
-    (name, options), behind = chosen(None)
+    (name, options), behind = AUTOMATIC()
     assert (name, behind, options["use_tf32"]) == (CUDA, CPU, "0")
 
 
@@ -64,7 +79,10 @@ def test_cuda_by_name_says_why_it_does_not_work(name: str) -> None:
         chosen([name, CPU])
 
 
-@pytest.mark.parametrize("given", [CPU, [], 3, [3], [(CPU,)], [(CPU, None)], {CPU: 1}])
+@pytest.mark.parametrize(
+    "given",
+    [CPU, [], 3, [3], [(CPU,)], [(CPU, None)], {CPU: 1}, [(CUDA, {"device_id": "one"})], [(CUDA, {"device_id": None})]],
+)
 def test_what_is_no_list_of_providers_is_refused(given: Any) -> None:
     with pytest.raises(kx.KryptonError, match="providers must be a list of names"):
         chosen(given)
@@ -97,7 +115,7 @@ def test_missing_libraries_are_named_and_nothing_is_printed(monkeypatch: pytest.
     monkeypatch.setattr(ort.OrtValue, "ortvalue_from_shape_and_type", printing)
     reason = why_not_cuda()
     assert reason == (
-        "a library is missing (libcublasLt.so.13: cannot open shared object file); pip install 'krypton-onnx[cuda]' "
+        "a library is missing (libcublasLt.so.13: cannot open shared object file); the extra 'cuda' of krypton-onnx "
         "brings those that it needs"
     )
     why_not_cuda.cache_clear()
@@ -112,3 +130,39 @@ def test_another_build_of_onnx_runtime_is_named(monkeypatch: pytest.MonkeyPatch)
     reason = why_not_cuda()
     assert reason is not None
     assert "onnxruntime-gpu" in reason
+
+
+def test_what_is_named_runs_there_or_not_at_all(tmp_path: Path) -> None:
+    """ONNX Runtime would go on with the CPU alone."""
+    if CUDA not in ort.get_available_providers() or why_not_cuda() is None:
+        pytest.skip("ONNX Runtime is built without CUDA, or CUDA works")
+    onnx.save(small_net([helper.make_node("Relu", ["image"], ["y"])], {}), tmp_path / "net.onnx")
+    with pytest.raises(kx.KryptonError, match=r"cannot run net\.onnx on CUDAExecutionProvider, only on CPUExecutionP"):
+        Engine(tmp_path / "net.onnx", [CUDA, CPU])
+
+
+@pytest.mark.parametrize("command", ["explain", "verify"])
+def test_the_command_line_passes_the_device_on(tmp_path: Path, command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    asked, sources = [], []
+    models, session, source = resources.files("krypton_onnx.models"), Session.__init__, Source.__init__
+
+    def opened(self: Session, artifact: Any, given: Any = None, **options: Any) -> None:
+        asked.append(given)
+        session(self, artifact, [CPU], **options)
+
+    def compared(self: Source, path: Any, plan: Any, others: Any, given: Any = (CPU,)) -> None:
+        sources.append(given)
+        source(self, path, plan, others)
+
+    monkeypatch.setattr(Session, "__init__", opened)
+    monkeypatch.setattr(Source, "__init__", compared)
+    for module in (sources_module, verification):
+        monkeypatch.setattr(module, "chosen", lambda given: given, raising=False)
+    picture = [str(models / "pictures" / "nine.png"), "--no-cache"] if command == "explain" else []
+    monkeypatch.setattr(providers, "why_not_cuda", lambda: None)
+    done = CliRunner().invoke(main, [command, str(models / "demo.onnx"), *picture, "--device", "cuda:3"])
+    assert done.exit_code == 0, done.output
+    wanted = {"device_id": 3}
+    assert asked[-1][0] == (CUDA, wanted)
+    assert command == "explain" or sources[-1][0] == (CUDA, wanted)

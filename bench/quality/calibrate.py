@@ -18,6 +18,7 @@ from subjects import Subject, subject
 
 import krypton_onnx as kx
 from krypton_onnx.calibration import EXACT
+from krypton_onnx.runtime.providers import CPU
 from krypton_onnx.runtime.questions import Question
 from krypton_onnx.runtime.survey import Survey
 from krypton_onnx.tuning import Sight, calibrated, sights
@@ -46,7 +47,7 @@ def question(model: Subject) -> Question:
 
 def seen_by(model: Subject, folder: Path, count: int) -> Iterator[list[Sight]]:
     """The sights of a subject's pictures, but for maps of no range."""
-    session = kx.Session(kx.compile(model.path, folder / f"{model.name}.krypton"))
+    session = kx.Session(kx.compile(model.path, folder / f"{model.name}.krypton"), [CPU])
     for name, picture in pictures_for(model, "calibration", count):
         with Survey(session.materialize(model.tensor(picture)), question(model), progress=False) as survey:
             found = sights(survey, session)

@@ -33,6 +33,7 @@ from krypton_onnx.plain_model import PlainModel, timed
 from krypton_onnx.runtime.approximate.krypton import drilled_down
 from krypton_onnx.runtime.engine import quiet_options
 from krypton_onnx.runtime.explain import levels_of
+from krypton_onnx.runtime.providers import CPU
 from krypton_onnx.runtime.side_by_side import available_cores
 from krypton_onnx.runtime.survey import Level, Survey
 from krypton_onnx.tuning import parabola_tau
@@ -80,7 +81,7 @@ class Bench:
 
     def __init__(self, model: Subject, folder: Path) -> None:
         self.model = model
-        self.session = kx.Session(kx.compile(model.path, folder / f"{model.name}.krypton"))
+        self.session = kx.Session(kx.compile(model.path, folder / f"{model.name}.krypton"), [CPU])
         self._plain = PlainModel(model.path, self.session.plan, quiet_options(available_cores()))
         self._content = np.broadcast_to(np.array(model.fill, np.float32)[:, None, None], (3, 16, 16))
         seconds = self._plain.best_batch(np.zeros((3, model.size, model.size), np.float32), self._content)
