@@ -14,6 +14,7 @@ import argparse
 import json
 import math
 import os
+import shutil
 import subprocess
 import tempfile
 from collections.abc import Callable
@@ -188,6 +189,8 @@ def on_device(engine: Engine, device: Device, sweep: Sweep) -> tuple[Callable[[]
 def used_memory() -> int | None:
     """Bytes that this process has of the device's memory, by the driver's own tool."""
     asked = ["nvidia-smi", "--query-compute-apps=pid,used_memory", "--format=csv,noheader,nounits"]
+    if shutil.which(asked[0]) is None:
+        return None
     said = subprocess.run(asked, capture_output=True, text=True, check=False).stdout.splitlines()
     mine = [used for pid, used in (line.split(", ") for line in said) if pid == str(os.getpid())]
     return int(mine[0]) * 2**20 if mine and mine[0].isdecimal() else None

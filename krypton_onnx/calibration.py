@@ -99,9 +99,9 @@ def _between(value: float, pairs: Sequence[tuple[float, float]]) -> float:
 
 
 UNTUNED = Calibration(
-    scale=-0.387,
-    power=0.871,
-    promises=((0.0104, 0.02), (0.033, 0.05), (0.0678, 0.1), (0.1018, 0.15), (0.1357, 0.2)),
+    scale=-0.391,
+    power=0.87,
+    promises=((0.00945, 0.02), (0.0329, 0.05), (0.0672, 0.1), (0.1017, 0.15), (0.1356, 0.2)),
     lattice=(-1.0, -2.4),
     levels={
         "tau 0.4": 0.1,
@@ -111,10 +111,10 @@ UNTUNED = Calibration(
         "tau 0.75": 0.001,
         "int8 tau 0.4": 0.104,
         "int8 tau 0.45": 0.0441,
-        "int8 tau 0.5": 0.0357,
-        "int8 tau 0.6": 0.0209,
-        "int8 tau 0.75": 0.0207,
-        "int8": 0.0212,
+        "int8 tau 0.5": 0.036,
+        "int8 tau 0.6": 0.0204,
+        "int8 tau 0.75": 0.0189,
+        "int8": 0.0199,
     },
     images=38,
 )
