@@ -14,6 +14,7 @@ import krypton_onnx as kx
 from krypton_onnx import tuning
 from krypton_onnx.calibration import FLOOR, LEAST_SHARE
 from krypton_onnx.cli import main
+from krypton_onnx.cli.modes import approximation_text
 from krypton_onnx.models.digits import digit_scene
 from krypton_onnx.runtime.approximate import refinement
 from krypton_onnx.runtime.questions import Question
@@ -184,3 +185,10 @@ def test_live_writes_the_picture_again_and_again(place, monkeypatch):
     assert len(written) >= 2
     with Image.open("live.png") as picture:
         assert picture.width >= 1600
+
+
+def test_an_exact_heatmap_is_called_so():
+    done = {"queries": [{"level": "exact", "queries": 841}], "ssim_bound": 1.0, "rmse": None}
+    assert approximation_text(done) == "Approximate: 841 exactly; this is the exact heatmap"
+    assert "at least 0.912 (promised" in approximation_text(done | {"ssim_bound": 0.9129})
+    assert approximation_text(done | {"ssim_bound": None}) == "Approximate: 841 exactly"

@@ -76,7 +76,9 @@ def approximation_text(done: dict[str, Any]) -> str:
     """One line about what was done for an approximate heatmap: a record's ``approximation``."""
     asked = ", ".join(f"{one['queries']} {_how(one['level'])}" for one in done["queries"])
     lines = [f"Approximate: {asked}"]
-    if done["ssim_bound"] is not None:
+    if done["ssim_bound"] == 1:
+        lines.append("this is the exact heatmap")
+    elif done["ssim_bound"] is not None:
         lines.append(f"SSIM to the exact heatmap at least {_down(done['ssim_bound'])} (promised by calibration)")
     if done["rmse"] is not None:
         low, high = done["rmse_interval"]
