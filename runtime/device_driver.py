@@ -14,6 +14,7 @@ import numpy as np
 
 from krypton_onnx.artifact import PICK_FILE
 from krypton_onnx.classes import WindowTable
+from krypton_onnx.errors import KryptonError
 from krypton_onnx.plan import Plan
 from krypton_onnx.runtime.base import Base, Content, Output, Outputs
 from krypton_onnx.runtime.batches import Batch
@@ -68,7 +69,10 @@ class DeviceDriver(Driver):
         plan: Plan, budget: int | None, workers: int, patch: tuple[int, int], tau: float
     ) -> tuple[tuple[WindowTable, WindowTable], Lanes]:
         waiting = waiting_bytes(budget)
-        tables, lane = Driver._way(plan, None if budget is None else budget - waiting, workers, patch, tau)
+        try:
+            tables, lane = Driver._way(plan, None if budget is None else budget - waiting, workers, patch, tau)
+        except KryptonError:  # all of it, or less, is needed for a single query
+            waiting, (tables, lane) = 0, Driver._way(plan, budget, workers, patch, tau)
         return tables, replace(lane, group=max(lane.batch, queries_that_wait(plan, patch, waiting)))
 
     def _views(self, engine: Engine, feed: Mapping[str, Array]) -> Mapping[str, Resident]:

@@ -202,6 +202,11 @@ def test_what_waits_is_part_of_a_budget(artifact: kx.Artifact) -> None:
         sizes[batch.group] += len(batch.queries)
     each = 4 * (8 * SIZE * SIZE + 3 + 3 * 28 * 28)  # outputs and content
     assert budget / 40 < max(sizes.values()) * each <= budget / 4
+    with pytest.raises(kx.KryptonError, match=r"needs [\d.]+ MB") as refused:
+        kx.Session(artifact, memory_budget=1000)
+    least = float(str(refused.value).split("needs ")[1].split(" MB")[0])
+    tight = kx.Session(artifact, threads=1, memory_budget=int(1.01e6 * least))  # as much as it says suffices
+    assert {len(batch.queries) for batch in tight.exact.batches(queries(9)[0], (PATCH, PATCH))} == {1}
 
 
 @pytest.fixture
