@@ -208,7 +208,8 @@ def verify(
     others = other_inputs(
         inputs or {info.name: random_input(rng, info) for info in plan.other_inputs}, plan.other_inputs
     )
-    source, session = Source(path, plan, others, chosen(providers)), Session(artifact, providers)
+    where = chosen(providers)
+    source, session = Source(path, plan, others, where), Session(artifact, where)
     image = _channels_first(random_images(rng, plan, 1), plan)[0]
     base = session.exact.materialize(image, others)
     base_full = source.run(source.optimised, image[None])

@@ -19,18 +19,17 @@ from dataclasses import dataclass, field
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from krypton_onnx import geometry
 from krypton_onnx.passes import network
 from krypton_onnx.passes.flops import flops
 from krypton_onnx.passes.network import Network, static_shape, values
 from krypton_onnx.passes.ranges import SIGNED, Ranges, Scale
+from krypton_onnx.passes.static_shapes import kernel_shape, sliding_axes
 
 LEAST_SHARE = 0.5
 """Of the arithmetic of a model's convolutions that must run in bytes for this to be worth it."""
 
 _WEIGHT_MOST = 127
-
-_GEOMETRY = (("strides", [1, 1]), ("dilations", [1, 1]), ("pads", [0, 0, 0, 0]))
-"""Attributes of a convolution, and what they are if they are missing."""
 
 _LEAST_FILTER = 1e-4
 """Of a convolution's largest weight: filters whose largest is less are rounded as coarsely as if it were that."""
@@ -159,15 +158,9 @@ def _largest(node: gs.Node | None) -> float | None:
 
 def _inside(node: gs.Node) -> np.ndarray:
     """For each weight of a kernel, the share of the results for which it reads the map, not the padding: [kh, kw]."""
-    strides, dilations, pads = (node.attrs.get(key) or default for key, default in _GEOMETRY)
-    shapes = (static_shape(tensor) or () for tensor in (node.inputs[0], node.inputs[1], node.outputs[0]))
-
-    def along(axis: int, extent: int, kernel: int, results: int) -> np.ndarray:
-        read = np.arange(results) * strides[axis] + np.arange(kernel)[:, None] * dilations[axis] - pads[axis]
-        return np.asarray(((read >= 0) & (read < extent)).mean(axis=1))
-
-    shares = [along(axis, *extents) for axis, extents in enumerate(zip(*(shape[2:] for shape in shapes), strict=True))]
-    return np.outer(*shares)
+    windows, extents = sliding_axes(node, kernel_shape(node) or ()), (static_shape(node.inputs[0]) or ())[2:]
+    dilations = node.attrs.get("dilations", [1, 1])
+    return np.outer(*(geometry.taps_inside(*axis) for axis in zip(extents, windows, dilations, strict=True)))
 
 
 class _Writer:

@@ -53,8 +53,7 @@ class Ranges:
         if scale.name not in self._made:
             reach = [self._reach(name, signed=scale.zero > 0) for name in dict.fromkeys(scale.tensors)]
             most = reach[0] if len(reach) == 1 else self._emit("Max", reach)
-            some = self._emit("Greater", [most, self._number(0.0)])
-            some.dtype = np.dtype(np.bool_)
+            some = self._emit("Greater", [most, self._number(0.0)], dtype=np.bool_)
             wide = self._emit("Where", [some, self._emit("Mul", [most, self._number(MARGIN)]), self._number(1.0)])
             if scale.most is not None and math.isfinite(scale.most):
                 wide = self._emit("Min", [wide, self._number(scale.most)])
@@ -83,10 +82,8 @@ class Ranges:
         shifted = self._emit("Conv", [self._mean(source, groups * lost.shape[1]), weights, bias], group=groups)
         units = self._emit("Div", [self._reshaped(shifted, [-1]), self.add_scale(scale)])
         inside = self._emit("Min", [self._emit("Max", [units, self._number(-MOST_UNITS)]), self._number(MOST_UNITS)])
-        rounded = self._emit("Round", [inside])
-        made = gs.Variable(self._taken.fresh(name), np.dtype(np.int32), [len(given)])
-        self._graph.nodes.append(gs.Node("Cast", made.name, {"to": network.element_type(np.int32)}, [rounded], [made]))
-        self._made[name] = made
+        whole = network.element_type(np.int32)
+        self._emit("Cast", [self._emit("Round", [inside])], name, [len(given)], dtype=np.int32, to=whole)
 
     def finished(self) -> gs.Graph:
         """The graph."""
@@ -114,9 +111,15 @@ class Ranges:
         return network.constant(self._taken.fresh("number"), np.array(value, np.float32))
 
     def _emit(
-        self, op: str, inputs: Iterable[gs.Tensor], name: str | None = None, shape: object = None, **attrs: object
+        self,
+        op: str,
+        inputs: Iterable[gs.Tensor],
+        name: str | None = None,
+        shape: object = None,
+        dtype: type = np.float32,
+        **attrs: object,
     ) -> gs.Variable:
-        made = gs.Variable(self._taken.fresh(name or f"ranges/{op.lower()}"), np.dtype(np.float32), shape)
+        made = gs.Variable(self._taken.fresh(name or f"ranges/{op.lower()}"), np.dtype(dtype), shape)
         self._graph.nodes.append(gs.Node(op, made.name, attrs, list(inputs), [made]))
         if name is not None:
             self._made[name] = made

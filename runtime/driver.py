@@ -81,10 +81,10 @@ class Driver:
         self._opening = Lock()
 
     def open(self) -> "_Engines":
-        """Load the graphs, if they are not loaded yet.
+        """Load the graphs, if they are not loaded yet; the tail goes on loading.
 
         Raises:
-            KryptonError: ONNX Runtime refuses a graph.
+            KryptonError: ONNX Runtime refuses a graph. If that is the tail, its first run raises it.
         """
         with self._opening:
             if self._engines is None:

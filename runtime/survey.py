@@ -28,10 +28,11 @@ views are written, and the outputs are another run."""
 PLANNING, PLANNING_QUERY = 1e-3, 5e-6
 """Seconds that it takes to cut queries into batches, and more for each query, on one core while the others wait."""
 
-_PICKED = "picked"
-
 LOOKING = 1e-6
 """Seconds for each position of the grid that it takes to look at a map: to correct and to judge it, likewise."""
+
+
+_PICKED = "picked"
 
 
 @dataclass(frozen=True, slots=True)

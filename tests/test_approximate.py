@@ -370,6 +370,23 @@ def test_a_corrected_map_is_exact_at_the_anchors_and_nearer_elsewhere(demo):
     assert np.abs(judged.maps.reshape(-1, 1) - truth).mean() < np.abs(maps.reshape(-1, 1) - truth).mean()
 
 
+def test_what_is_only_expected_is_never_the_largest_drop(demo, monkeypatch):
+    anchors, level, sketch = anchored(demo, 48)
+    judged = anchors.judged(level, sketch)
+    unknown = np.setdiff1d(np.arange(judged.maps.size), anchors.probes)[::40]
+    maps = judged.maps.copy()
+    maps.reshape(-1)[unknown] = -9.0 - np.arange(len(unknown))
+    nowhere = np.setdiff1d(np.arange(maps.size), [*anchors.probes, *unknown])[5]
+    maps.reshape(-1)[nowhere] = np.nan
+    monkeypatch.setattr(anchors, "judged", lambda *_: Judged(maps, judged.check))
+    settled = anchors.settle(level, sketch).maps.reshape(-1, 1)
+    assert len(anchors._places) <= 48 + 2 * 9
+    lowest = int(np.nanargmin(settled))
+    assert settled[lowest] == anchors.truth(np.array([lowest]))[0]
+    assert np.isnan(settled[nowhere])
+    assert (settled[unknown].astype(np.float32) >= np.float32(settled[lowest])).all()
+
+
 def test_more_anchors_lie_apart_and_leave_smaller_errors(demo):
     anchors, level, sketch = anchored(demo, 16)
     few = anchors.judged(level, sketch)

@@ -10,7 +10,7 @@ import onnx
 import onnxruntime as ort
 import pytest
 from onnx import helper
-from twin import normal, small_net
+from twin import average, normal, small_net
 
 import krypton_onnx as kx
 from krypton_onnx import models
@@ -176,6 +176,27 @@ def test_what_is_planned_for_a_device_sends_back_scores_alone(
     monkeypatch.undo()
     expected = kx.Session(for_cuda, [CPU]).explain(base.image, [7, 0, 999], progress=False)
     np.testing.assert_allclose(found.scores, expected.scores, rtol=1e-4, atol=1e-5 * np.abs(expected.scores).max())
+
+
+@pytest.mark.parametrize("to", [onnx.TensorProto.DOUBLE, onnx.TensorProto.FLOAT16])
+def test_scores_of_other_types_are_picked_on_the_host(tmp_path: Path, request: pytest.FixtureRequest, to: int) -> None:
+    nodes = [
+        node("Conv", ["image", "w1"], ["a"], pads=[1, 1, 1, 1]),
+        node("Relu", ["a"], ["r"]),
+        node("Conv", ["r", "w2"], ["b"], pads=[1, 1, 1, 1]),
+        *average("b", "flat"),
+        node("Cast", ["flat"], ["y"], to=to),
+    ]
+    model = small_net(nodes, {"w1": normal(4, 3, 3, 3), "w2": normal(5, 4, 3, 3)}, inputs={"image": [1, 3, 24, 24]})
+    model.graph.output[0].type.tensor_type.elem_type = to
+    onnx.save(model, tmp_path / "net.onnx")
+    artifact = kx.compile(tmp_path / "net.onnx", patch=4, device="cuda", verify=False)
+    picture = np.random.default_rng(0).standard_normal((3, 24, 24)).astype(np.float32)
+    expected = kx.Session(artifact, [CPU]).explain(picture, [3, 1], patch=4, progress=False)
+    request.getfixturevalue("on_device")
+    found = kx.Session(artifact).explain(picture, [3, 1], patch=4, progress=False)
+    np.testing.assert_allclose(found.scores, expected.scores, atol=1e-5)
+    assert np.ptp(found.drop) > 1e-3
 
 
 @pytest.mark.usefixtures("on_device")
@@ -403,12 +424,9 @@ def cuda() -> list[Any]:
 
 
 @pytest.mark.gpu
-def test_answers_on_cuda_are_those_of_the_cpu(artifact: kx.Artifact, image: np.ndarray, cuda: list[Any]) -> None:
-    origins, content = queries(300)
-    same(
-        kx.Session(artifact, cuda).infer(image, origins, content),
-        kx.Session(artifact, [CPU]).infer(image, origins, content),
-    )
+def test_answers_on_cuda_are_exact(artifact: kx.Artifact, for_cuda: kx.Artifact, cuda: list[Any]) -> None:
+    for one, name in ((artifact, "net.onnx"), (for_cuda, "squeezenet.onnx")):
+        assert all(check.exact for check in kx.verify(one.folder.with_name(name), one, providers=cuda))
 
 
 @pytest.mark.gpu
@@ -419,7 +437,7 @@ def test_heatmaps_on_cuda_are_those_of_the_cpu(demo: Any, cuda: list[Any], mode:
         kx.Session(artifact, given).explain(picture, [1, 2], mode=mode, fill="blur", progress=False)
         for given in (cuda, [CPU])
     )
-    np.testing.assert_allclose(there.scores, here.scores, atol=1e-4)
+    np.testing.assert_allclose(there.scores, here.scores, atol=1e-5)
 
 
 @pytest.mark.gpu

@@ -237,6 +237,18 @@ def test_ceil_mode_padding_against_counting_windows():
         assert Sliding(span, stride, pad, end).extent(size) == len(starts)
 
 
+@pytest.mark.parametrize("window", [Sliding(3, 1, 1, 1), Sliding(5, 2, 3, 1), Sliding(17, 1, 8, 8), Sliding(1)])
+@pytest.mark.parametrize("dilation", [1, 2, 4, 8])
+def test_taps_inside_are_what_each_of_a_kernel_reads(window, dilation):
+    size, taps = 9, range(0, window.span, dilation)
+    starts = [o * window.stride - window.pad for o in range(window.extent(size))]
+    expected = [np.mean([0 <= start + tap < size for start in starts]) for tap in taps]
+    np.testing.assert_allclose(geometry.taps_inside(size, window, dilation), expected)
+    assert geometry.taps_inside(size, window, dilation).sum() * len(starts) == pytest.approx(
+        geometry.cells_inside(size, window, dilation).sum()
+    )
+
+
 def test_cells_inside_counts_real_cells():
     for size, window in [(5, Sliding(3, 1, 1, 1)), (6, Sliding(3, 2, 0, 1)), (4, Sliding(2, 2, 1, 1))]:
         expected = [

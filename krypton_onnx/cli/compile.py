@@ -1,7 +1,7 @@
 """`krypton-onnx compile`."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -10,6 +10,7 @@ from krypton_onnx.cli.sources import bytes_text, full_inference_text, read_label
 
 if TYPE_CHECKING:
     from krypton_onnx.artifact import Artifact
+    from krypton_onnx.plan import Device
 
 _EXAMPLES = """\b
 Examples:
@@ -51,7 +52,7 @@ def compile_model(
     channels_last: bool | None,
     preprocess: Path | None,
     labels: Path | None,
-    device: Literal["cpu", "cuda"],
+    device: "Device",
     no_verify: bool,
     as_json: bool,
 ) -> None:

@@ -37,6 +37,7 @@ from krypton_onnx.geometry.extents import (
     resize_positions,
     resized_extents,
     same_padding,
+    taps_inside,
 )
 from krypton_onnx.geometry.grid import grid_axis
 from krypton_onnx.geometry.overlay import (
@@ -101,6 +102,7 @@ __all__ = [
     "resized_extents",
     "same_padding",
     "share_cap",
+    "taps_inside",
     "unchanged",
     "wanted_tables",
     "window_sizes",

@@ -46,10 +46,22 @@ def cells_inside(size: int, window: Sliding, dilation: int = 1, counted: Sliding
         dilation: it looks at every `dilation`-th row of its span.
         counted: its `pad` and `pad_end` rows of padding count as inside too.
     """
-    begin = np.arange(window.extent(size)) * window.stride - window.pad
-    looked_at = begin[:, None] + np.arange(0, window.span, dilation)
-    inside: NDArray[np.int64] = ((looked_at >= -counted.pad) & (looked_at < size + counted.pad_end)).sum(axis=1)
-    return inside
+    return np.asarray(_inside(size, window, dilation, counted).sum(axis=1))
+
+
+def taps_inside(size: int, window: Sliding, dilation: int = 1) -> NDArray[np.float64]:
+    """For each row of a window, of how many of the output rows it lies inside the input, as a share. Shape [kernel].
+
+    Args:
+        size, window, dilation: see `cells_inside`.
+    """
+    return np.asarray(_inside(size, window, dilation, UNPADDED).mean(axis=0))
+
+
+def _inside(size: int, window: Sliding, dilation: int, counted: Sliding) -> NDArray[np.bool_]:
+    """Whether what each output row looks at lies inside: [extent, kernel]."""
+    looked_at = window.begin(np.arange(window.extent(size)))[:, None] + np.arange(0, window.span, dilation)
+    return np.asarray((looked_at >= -counted.pad) & (looked_at < size + counted.pad_end))
 
 
 def padded_rows(size: int, begin: int, end: int, mode: str) -> tuple[int, ...]:

@@ -120,9 +120,11 @@ class Anchors:
             new = np.setdiff1d(around_lowest(maps, PEAK), self._places)
             self._places = np.concatenate([self._places, new])
             maps = self._exact_at_places(maps)
-        lowest = np.nanmin(listed(maps)[self._places], axis=0)
-        expected = np.setdiff1d(np.arange(len(self._survey.places)), self._places)
-        listed(maps)[expected] = np.maximum(listed(maps)[expected], np.nextafter(lowest, np.inf, dtype=np.float32))
+        exact = listed(maps)[self._places]
+        bound = np.nextafter(np.fmin.reduce(exact, axis=0), np.inf, dtype=np.float32)
+        below = listed(maps) < bound  # never what is no number
+        below[self._places] = False
+        listed(maps)[below] = np.broadcast_to(bound, below.shape)[below]
         return Judged(maps, judged.check)
 
     def _errors(self, level: Level, places: Integers) -> Floats:
