@@ -465,7 +465,10 @@ def test_ctrl_c_ends_quietly_and_leaves_nothing(place, tmp_path_factory):
         time.sleep(0.05)
     program.send_signal(signal.SIGINT)
     stdout, stderr = program.communicate(timeout=60)
-    assert (program.returncode, stdout, stderr) == (130, "", "")
+    # Where Ctrl-C meets code that Python runs from text, as dataclasses do, `python -m` ends itself by the signal,
+    # however the interrupt was handled: to a shell that is 130 as well.
+    status = program.returncode if program.returncode >= 0 else 128 - program.returncode
+    assert (status, stdout, stderr) == (130, "", "")
     assert list(temporary.glob("krypton-*")) == []
     assert [p.name for p in cache.iterdir() if p.name.startswith(".")] == []
     assert sorted(p.name for p in place.iterdir()) == ["given", "large.onnx"]
