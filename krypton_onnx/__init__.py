@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from krypton_onnx.runtime.boxes import BoxScore
     from krypton_onnx.runtime.session import Session
     from krypton_onnx.runtime.targets import Cosine, InMask
+    from krypton_onnx.single_file import SingleFile, compile_single_file
     from krypton_onnx.verification import verify
 
 _HOMES = {
@@ -36,7 +37,9 @@ _HOMES = {
     "KryptonError": "errors",
     "Preprocess": "preprocess",
     "Session": "runtime.session",
+    "SingleFile": "single_file",
     "compile": "compiler",
+    "compile_single_file": "single_file",
     "open_artifact": "artifact",
     "open_picture": "pictures",
     "verify": "verification",
@@ -55,7 +58,9 @@ __all__ = [
     "KryptonError",
     "Preprocess",
     "Session",
+    "SingleFile",
     "compile",
+    "compile_single_file",
     "open_artifact",
     "open_picture",
     "verify",

@@ -1,7 +1,7 @@
 """`compile`: from a model file to a verified artifact. Above the compiler and the driver, which it brings together."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from types import NoneType
@@ -12,12 +12,13 @@ import numpy as np
 from krypton_onnx.artifact import SUFFIX, Artifact, refuse_foreign, staged_folder, write_manifest
 from krypton_onnx.errors import KryptonError
 from krypton_onnx.labels import check_labels
-from krypton_onnx.passes.pipeline import compile_graphs
+from krypton_onnx.passes.pipeline import Request, compile_graphs
 from krypton_onnx.passes.write import write_graphs
-from krypton_onnx.plan import Device
+from krypton_onnx.plan import Device, Plan
 from krypton_onnx.preprocess import Preprocess
 from krypton_onnx.runtime.providers import CPU
 from krypton_onnx.runtime.questions import pair
+from krypton_onnx.verification import OutputCheck
 from krypton_onnx.verification import verify as verify_artifact
 
 COMPILE_QUERIES = 8
@@ -55,16 +56,53 @@ def compile(
     Raises:
         KryptonError: the model cannot be read, compiled or run, or the folder not be written.
     """
-    _check_types(model=model, output=output, image_input=image_input, channels_last=channels_last, labels=labels)
+    _check_types(output=output)
+    request = request_for(
+        model,
+        patch=patch,
+        input_size=input_size,
+        image_input=image_input,
+        channels_last=channels_last,
+        preprocess=preprocess,
+        labels=labels,
+        device=device,
+    )
+    source = request.path
+    target = Path(output) if output is not None else source.with_suffix(SUFFIX)
+    refuse_foreign(target)  # before the work; again at its end, for what may have come there meanwhile
+    compiled = compile_graphs(request)
+    check_plan(compiled.plan)
+    with staged_folder(target) as folder:
+        artifact = write_manifest(folder, compiled.plan, write_graphs(compiled, folder))
+        if verify:
+            refuse_if_wrong(source, verify_artifact(source, artifact, queries=COMPILE_QUERIES, providers=[CPU]))
+    return Artifact(target, compiled.plan)
+
+
+def request_for(
+    model: str | os.PathLike[str],
+    *,
+    patch: int | tuple[int, int],
+    input_size: int | tuple[int, int] | None,
+    image_input: str | None,
+    channels_last: bool | None,
+    preprocess: Preprocess | Mapping[str, Any] | str | os.PathLike[str] | None,
+    labels: Sequence[str] | None,
+    device: Device,
+) -> Request:
+    """The compiler's request for what a user asks; see `compile`.
+
+    Raises:
+        KryptonError: there is no such model, or something is not what it should be.
+    """
+    _check_types(model=model, image_input=image_input, channels_last=channels_last, labels=labels)
     if device not in get_args(Device):
         raise KryptonError(f"device must be {' or '.join(map(repr, get_args(Device)))}, not {device!r}.")
     preparation = _preprocess(preprocess)
     source = Path(model)
     if not source.is_file():
         raise KryptonError(f"There is no model file at {os.fspath(model) or 'an empty path'}.")
-    target = Path(output) if output is not None else source.with_suffix(SUFFIX)
-    refuse_foreign(target)  # before the work; again at its end, for what may have come there meanwhile
-    compiled = compile_graphs(
+    return Request(
         source,
         patch=pair(patch, "patch"),
         version=version("krypton-onnx"),
@@ -75,15 +113,28 @@ def compile(
         labels=None if labels is None else tuple(str(label) for label in labels),
         device=device,
     )
-    if preparation is not None:
-        preparation.check_input(compiled.plan.model_shape)
-    if labels is not None:
-        check_labels(labels, compiled.plan)
-    with staged_folder(target) as folder:
-        artifact = write_manifest(folder, compiled.plan, write_graphs(compiled, folder))
-        if verify:
-            _refuse_if_wrong(source, artifact)
-    return Artifact(target, compiled.plan)
+
+
+def check_plan(plan: Plan) -> None:
+    """Check that what a user says of the model suits it.
+
+    Raises:
+        KryptonError: the preprocessing or the labels do not.
+    """
+    if plan.preprocess is not None:
+        Preprocess.from_dict(plan.preprocess).check_input(plan.model_shape)
+    if plan.labels is not None:
+        check_labels(plan.labels, plan)
+
+
+def refuse_if_wrong(source: Path, checks: Iterable[OutputCheck]) -> None:
+    """Raise a `KryptonError` if a compiled model does not do what its source does."""
+    for check in checks:
+        if not check.exact:
+            raise KryptonError(
+                f"The compiled model does not reproduce the output '{check.name}' of {source}: it is off by "
+                f"{check.error:.3g}, {check.share:.3g} times what is allowed; nothing was written. Please report this."
+            )
 
 
 _TYPES: dict[str, tuple[tuple[type, ...], str]] = {
@@ -94,7 +145,7 @@ _TYPES: dict[str, tuple[tuple[type, ...], str]] = {
 }
 
 
-def _check_types(labels: object, **given: object) -> None:
+def _check_types(labels: object = None, **given: object) -> None:
     for name, value in given.items():
         types, form = _TYPES[name]
         if not isinstance(value, types):
@@ -115,12 +166,3 @@ def _preprocess(given: Preprocess | Mapping[str, Any] | str | os.PathLike[str] |
     raise KryptonError(
         f"preprocess must be a Preprocess, its fields, or the path of a JSON file, not a {type(given).__name__}."
     )
-
-
-def _refuse_if_wrong(source: Path, artifact: Artifact) -> None:
-    for check in verify_artifact(source, artifact, queries=COMPILE_QUERIES, providers=[CPU]):
-        if not check.exact:
-            raise KryptonError(
-                f"The compiled model does not reproduce the output '{check.name}' of {source}: it is off by "
-                f"{check.error:.3g}, {check.share:.3g} times what is allowed; nothing was written. Please report this."
-            )

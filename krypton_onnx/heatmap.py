@@ -22,6 +22,9 @@ from krypton_onnx.plot import DPI, INK, MAX_PANELS, Sheet, as_rgb, fitting, outl
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+DEFINITION = "1"
+"""Version of docs/heatmap.md, which says what the numbers mean."""
+
 Floats = NDArray[np.float32]
 Title = str | Sequence[str] | None
 

@@ -1,6 +1,7 @@
 """Random inputs, to check and to time models with."""
 
 import numpy as np
+from numpy.typing import NDArray
 
 from krypton_onnx.plan import Plan, TensorInfo
 from krypton_onnx.preprocess import Preprocess, as_dtype
@@ -17,9 +18,13 @@ def random_images(rng: np.random.Generator, plan: Plan, count: int) -> Array:
         shape = TensorInfo(plan.image.name, plan.image.dtype, (count, *plan.model_shape))
         return random_input(rng, shape)
     preprocess = Preprocess.from_dict(plan.preprocess)
+    return as_dtype(np.stack([preprocess.tensor(one) for one in random_pictures(rng, plan, count)]), plan.image.dtype)
+
+
+def random_pictures(rng: np.random.Generator, plan: Plan, count: int) -> NDArray[np.uint8]:
+    """Noise as pictures: uint8 [count, H, W, C]."""
     channels, height, width = (extent or 0 for extent in plan.image.shape)
-    pixels = rng.integers(0, 256, (count, height, width, channels)).astype(np.uint8)
-    return as_dtype(np.stack([preprocess.tensor(one) for one in pixels]), plan.image.dtype)
+    return rng.integers(0, 256, (count, height, width, channels)).astype(np.uint8)
 
 
 def random_input(rng: np.random.Generator, info: TensorInfo) -> Array:

@@ -14,7 +14,7 @@ from krypton_onnx.passes.rules.rule import NHWC, Axes
 from krypton_onnx.plan import View
 
 
-def build_base(net: Network, layout: Layout) -> gs.Graph:
+def build_base(net: Network, layout: Layout, *, results: bool = False) -> gs.Graph:
     """Cut the model after the last view, and write every view with its channels last.
 
     Before: ``image → … → relu1 [1, C, H, W] → … → logits``.
@@ -23,10 +23,12 @@ def build_base(net: Network, layout: Layout) -> gs.Graph:
     Args:
         net: the normalized model; left as it is.
         layout: the planner's decisions.
+        results: whether the model's own outputs are wanted, too, behind the views.
     """
     graph = net.graph.copy()
     tensors, taken = graph.tensors(), network.Names(graph)
-    graph.outputs = [_view(graph, taken, tensors, v, layout) for v in layout.views]
+    views = [_view(graph, taken, tensors, v, layout) for v in layout.views]
+    graph.outputs = [*views, *(graph.outputs if results else ())]
     graph.name = "base"
     graph.cleanup(remove_unused_graph_inputs=False).toposort()
     return graph

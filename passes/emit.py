@@ -66,6 +66,12 @@ class Emitter:
         self.nodes.append(gs.Node("Split", node, attrs={"axis": axis}, inputs=[tensor, sizes], outputs=parts))
         return parts
 
+    def inner(self) -> "Emitter":
+        """For the body of a node: it knows none of this one's nodes, and gives no name that this one has given."""
+        emitter = Emitter()
+        emitter._names = self._names
+        return emitter
+
     @property
     def scoped(self) -> str:
         """What nodes without a name of their own are named after."""

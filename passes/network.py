@@ -176,6 +176,11 @@ def detached_weights(graph: gs.Graph) -> Iterator[tuple[str, Array]]:
                 yield name, tensor._values.array
 
 
+def memory_of(array: Array) -> tuple[int, int]:
+    """Where its numbers lie and how many bytes they take: the same for one weight in two shapes."""
+    return array.__array_interface__["data"][0], array.nbytes
+
+
 def to_model(graph: gs.Graph) -> onnx.ModelProto:
     """Export the graph; detached weights become external tensors without an offset yet."""
     model: onnx.ModelProto = gs.export_onnx(graph, ir_version=ir_version_for(graph.opset), producer_name="krypton-onnx")

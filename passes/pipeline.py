@@ -31,7 +31,7 @@ from krypton_onnx.passes.normalize import (
     state_norms_as_convolutions,
 )
 from krypton_onnx.passes.per_query import query_shape
-from krypton_onnx.passes.plan_runs import dense_batch_for, plan_runs
+from krypton_onnx.passes.plan_runs import Runs, dense_batch_for, plan_runs
 from krypton_onnx.passes.planner import Layout, plan_capped_layout, plan_layout
 from krypton_onnx.passes.quantize import quantized
 from krypton_onnx.passes.rearrange import merge_transposes, part_slices, split_into_slices
@@ -134,21 +134,11 @@ def _refuse_impossible_maps(net: Network, path: Path) -> None:
             )
 
 
-def compile_graphs(
-    path: Path,
-    *,
-    patch: tuple[int, int],
-    version: str,
-    image_input: str | None = None,
-    input_size: tuple[int, int] | None = None,
-    channels_last: bool | None = None,
-    preprocess: dict[str, Any] | None = None,
-    labels: tuple[str, ...] | None = None,
-    device: Device = "cpu",
-) -> Compiled:
-    """Compile a model.
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What is to be compiled, and how.
 
-    Args:
+    Attributes:
         path: the ONNX file.
         patch: (height, width) to tune the plan for.
         version: of krypton-onnx, for the record.
@@ -158,53 +148,81 @@ def compile_graphs(
         preprocess: stored in the plan as it is.
         labels: stored in the plan as they are.
         device: to plan for.
+    """
+
+    path: Path
+    patch: tuple[int, int]
+    version: str
+    image_input: str | None = None
+    input_size: tuple[int, int] | None = None
+    channels_last: bool | None = None
+    preprocess: dict[str, Any] | None = None
+    labels: tuple[str, ...] | None = None
+    device: Device = "cpu"
+
+
+def compile_graphs(request: Request) -> Compiled:
+    """Compile a model into the graphs of an artifact.
 
     Raises:
         KryptonError: the model cannot be compiled, or the patch is larger than its image.
     """
-    net, regions = normalized(path, image_input=image_input, input_size=input_size, channels_last=channels_last)
-    height, width = regions.program[0].extents
-    if not (1 <= patch[0] <= height and 1 <= patch[1] <= width):
-        raise KryptonError(f"A patch of {patch[0]}x{patch[1]} does not fit into the model's {height}x{width} image.")
-    about = _About(net, path, version, patch, preprocess, labels, device)
-    layout = plan_layout(net, regions, patch, MACHINES[device])
-    exact, plan = _built(about, regions, layout, None)
-    capped_layout = plan_capped_layout(net, regions, patch, layout)
-    capped, capped_plan = (None, None) if capped_layout is None else _built(about, regions, capped_layout, None)
-    int8, int8_plan = _in_bytes(about, capped_layout or layout)
+    net, regions, layout = _planned(request)
+    exact, plan = _built(request, net, regions, layout)
+    capped_layout = plan_capped_layout(net, regions, request.patch, layout)
+    capped, capped_plan = (None, None) if capped_layout is None else _built(request, net, regions, capped_layout)
+    int8, int8_plan = _in_bytes(request, net, capped_layout or layout)
     return Compiled(exact, capped, int8, replace(plan, capped=capped_plan, int8=int8_plan), net.notes)
 
 
-@dataclass(frozen=True, slots=True)
-class _About:
-    """What all variants have in common; see `compile_graphs`."""
+def compile_undivided(request: Request) -> Compiled:
+    """Compile a model into the two graphs of a single file: the base graph gives the model's outputs, too.
 
-    net: Network
-    path: Path
-    version: str
-    patch: tuple[int, int]
-    preprocess: dict[str, Any] | None
-    labels: tuple[str, ...] | None
-    device: Device
+    Raises:
+        KryptonError: see `compile_graphs`.
+    """
+    net, regions, layout = _planned(request)
+    runs = plan_runs(net, regions, layout, request.patch).undivided()
+    graphs, plan = _built(request, net, regions, layout, runs)
+    whole = build_base(net, layout, results=True)
+    return Compiled(replace(graphs, base=whole), None, None, plan, net.notes)
 
 
-def _in_bytes(about: _About, rival: Layout) -> tuple[Graphs, Plan] | tuple[None, None]:
+def _planned(request: Request) -> tuple[Network, Regions, Layout]:
+    net, regions = normalized(
+        request.path,
+        image_input=request.image_input,
+        input_size=request.input_size,
+        channels_last=request.channels_last,
+    )
+    (height, width), patch = regions.program[0].extents, request.patch
+    if not (1 <= patch[0] <= height and 1 <= patch[1] <= width):
+        raise KryptonError(f"A patch of {patch[0]}x{patch[1]} does not fit into the model's {height}x{width} image.")
+    return net, regions, plan_layout(net, regions, patch, MACHINES[request.device])
+
+
+def _in_bytes(request: Request, net: Network, rival: Layout) -> tuple[Graphs, Plan] | tuple[None, None]:
     """The variant that computes in bytes; none if it would not be sooner than another layout."""
-    made = quantized(about.net) if rival.costs.machine.bytes_flop is not None else None
+    made = quantized(net) if rival.costs.machine.bytes_flop is not None else None
     if made is None:
         return None, None
     net = network.infer_shapes(made.net, after="quantized")
     regions = analyse_regions(net)
-    layout = plan_capped_layout(net, regions, about.patch, rival)
-    return (None, None) if layout is None else _built(replace(about, net=net), regions, layout, made.ranges)
+    layout = plan_capped_layout(net, regions, request.patch, rival)
+    if layout is None:
+        return None, None
+    graphs, plan = _built(request, net, regions, layout)
+    return replace(graphs, ranges=made.ranges), plan
 
 
-def _built(about: _About, regions: Regions, layout: Layout, ranges: gs.Graph | None) -> tuple[Graphs, Plan]:
+def _built(
+    request: Request, net: Network, regions: Regions, layout: Layout, runs: Runs | None = None
+) -> tuple[Graphs, Plan]:
     """The graphs of one layout, and its plan."""
-    net, patch = about.net, about.patch
+    patch = request.patch
     moving = frozenset(regions.states)
     windowed = frozenset(layout.window_of)
-    runs = plan_runs(net, regions, layout, patch)
+    runs = runs or plan_runs(net, regions, layout, patch)
     batch, one_query, tail, costs = runs.batch, runs.one_query, runs.tail, runs.costs
     if one_query is None:
         net = free_batch(replace(net, graph=net.graph.copy()), batch.axes, windowed)  # other variants want it as it is
@@ -217,8 +235,8 @@ def _built(about: _About, regions: Regions, layout: Layout, ranges: gs.Graph | N
     row_classes, col_classes = _planned_classes(layout, patch)
     plan = Plan(
         format=FORMAT,
-        compiler=about.version,
-        source=Source(about.path.name, file_checksum(about.path)),
+        compiler=request.version,
+        source=Source(request.path.name, file_checksum(request.path)),
         image=_info(net.image_tensor, leading=1),
         channels_last=net.channels_last,
         other_inputs=tuple(_info(t) for t in net.other_inputs),
@@ -247,11 +265,11 @@ def _built(about: _About, regions: Regions, layout: Layout, ranges: gs.Graph | N
         predicted_speedup=round(runs.speedup(layout), 2),
         full_inference=layout.full_inference,
         memory=Memory(base_peak(base), peak.fixed, peak.window, peak.dense),
-        preprocess=about.preprocess,
-        labels=about.labels,
-        device=about.device,
+        preprocess=request.preprocess,
+        labels=request.labels,
+        device=request.device,
     )
-    return Graphs(base, incremental, build_tail(net, tail) if tail else None, ranges), plan
+    return Graphs(base, incremental, build_tail(net, tail) if tail else None, None), plan
 
 
 def _is_quantized(net: Network) -> bool:

@@ -37,6 +37,10 @@ class Runs:
     tail: Tail | None
     costs: Costs
 
+    def undivided(self) -> "Runs":
+        """The same, but nothing runs apart."""
+        return replace(self, tail=None, costs=replace(self.costs, tail_batch=None))
+
     def speedup(self, layout: Layout) -> float:
         """Predicted over full inference; of full inference what windows would give."""
         return layout.predicted_speedup if layout.full_inference else self.costs.usual.speedup

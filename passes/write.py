@@ -1,5 +1,6 @@
-"""Writing the graphs and the weights they share into a folder."""
+"""Writing graphs: with the weights they share into a folder, or all into a single file."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import onnx
@@ -8,11 +9,24 @@ import onnx_graphsurgeon as gs
 from krypton_onnx.artifact import CAPPED_FILES, EXACT_FILES, INT8_FILES, PICK_FILE
 from krypton_onnx.errors import KryptonError
 from krypton_onnx.passes.build_pick import build_pick
-from krypton_onnx.passes.network import WEIGHTS_FILE, Array, detached_weights, graphs_of, is_external, to_model
+from krypton_onnx.passes.build_single import Single
+from krypton_onnx.passes.network import (
+    WEIGHTS_FILE,
+    Array,
+    Notes,
+    detached_weights,
+    graphs_of,
+    is_external,
+    memory_of,
+    to_model,
+)
 from krypton_onnx.passes.pipeline import Compiled
 
 _ALIGNMENT = 4096
 """Weights start on page boundaries, so that a runtime can map them instead of reading them."""
+
+MOST_WEIGHT_BYTES = 2**31 - 2**26
+"""Of a single file: protobuf refuses messages of 2 GB, and the graph itself wants some room."""
 
 
 def write_graphs(compiled: Compiled, folder: Path) -> tuple[str, ...]:
@@ -32,12 +46,12 @@ def write_graphs(compiled: Compiled, folder: Path) -> tuple[str, ...]:
     with (folder / WEIGHTS_FILE).open("wb") as file:
         for graph in graphs.values():
             for _, array in detached_weights(graph):
-                if _memory(array) not in places:
+                if memory_of(array) not in places:
                     file.seek(-file.tell() % _ALIGNMENT, 1)
-                    places[_memory(array)] = (file.tell(), array.nbytes)
+                    places[memory_of(array)] = (file.tell(), array.nbytes)
                     array.tofile(file)
     for name, graph in graphs.items():
-        by_name = {key: places[_memory(array)] for key, array in detached_weights(graph)}
+        by_name = {key: places[memory_of(array)] for key, array in detached_weights(graph)}
         model = to_model(graph)
         model.doc_string = compiled.notes.description
         onnx.helper.set_model_props(model, dict(compiled.notes.properties))
@@ -46,8 +60,49 @@ def write_graphs(compiled: Compiled, folder: Path) -> tuple[str, ...]:
             tensor.external_data.add(key="offset", value=str(offset))
             tensor.external_data.add(key="length", value=str(length))
         onnx.save_model(model, folder / name)
-        _check(folder / name)
+        _check(name, folder / name)
     return (*graphs, WEIGHTS_FILE)
+
+
+def write_single(single: Single, notes: Notes, properties: Mapping[str, str], path: Path, *, defaults: bool) -> None:
+    """Write a single file, and check its graph in full.
+
+    Args:
+        single: what `build_single` returned.
+        defaults: whether inputs that have a default get it.
+        notes: what the model says of itself, carried along.
+        properties: metadata_props to add.
+        path: the file to write.
+
+    Raises:
+        KryptonError: the weights are too many for one file.
+    """
+    size = sum(array.nbytes for array in single.constants.values())
+    if size > MOST_WEIGHT_BYTES:
+        raise KryptonError(
+            f"The model's weights take {size / 1e9:.2f} GB, and a single ONNX file holds no more than 2 GB: compile it "
+            "into a folder, without --single-file."
+        )
+    model = to_model(single.graph)
+    _check(path.name, _with_inputs(model, single.constants))
+    for name, array in {**(single.defaults if defaults else {}), **single.constants}.items():
+        kind = onnx.helper.np_dtype_to_tensor_dtype(array.dtype)
+        model.graph.initializer.append(
+            onnx.TensorProto(name=name, data_type=kind, dims=array.shape, raw_data=array.tobytes())
+        )
+    model.doc_string = notes.description
+    onnx.helper.set_model_props(model, {**dict(notes.properties), **properties})
+    onnx.save_model(model, path)
+
+
+def _with_inputs(model: onnx.ModelProto, constants: Mapping[str, Array]) -> onnx.ModelProto:
+    """The same, with inputs in place of the constants: what a check needs, without numbers."""
+    shell = onnx.ModelProto()
+    shell.CopyFrom(model)
+    for name, array in constants.items():
+        kind = onnx.helper.np_dtype_to_tensor_dtype(array.dtype)
+        shell.graph.input.append(onnx.helper.make_tensor_value_info(name, kind, array.shape))
+    return shell
 
 
 def _by_file(compiled: Compiled) -> dict[str, gs.Graph]:
@@ -61,14 +116,9 @@ def _by_file(compiled: Compiled) -> dict[str, gs.Graph]:
     return found
 
 
-def _memory(array: Array) -> tuple[int, int]:
-    """Where its numbers lie and how many bytes they take: the same for one weight in two shapes."""
-    return array.__array_interface__["data"][0], array.nbytes
-
-
-def _check(file: Path) -> None:
+def _check(name: str, model: onnx.ModelProto | Path) -> None:
     try:
-        onnx.checker.check_model(file, full_check=True)
+        onnx.checker.check_model(model, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         reason = " ".join(str(error).split())[:300]
-        raise KryptonError(f"The compiled {file.name} is no valid ONNX: {reason}. Please report this.") from error
+        raise KryptonError(f"The compiled {name} is no valid ONNX: {reason}. Please report this.") from error

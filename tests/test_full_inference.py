@@ -18,7 +18,7 @@ from krypton_onnx import models
 from krypton_onnx.classes import window_tables
 from krypton_onnx.cli import main
 from krypton_onnx.passes import planner
-from krypton_onnx.passes.pipeline import Compiled, compile_graphs
+from krypton_onnx.passes.pipeline import Compiled, Request, compile_graphs
 from krypton_onnx.passes.planner import LEAST_SPEEDUP
 from krypton_onnx.passes.write import write_graphs
 from krypton_onnx.plan import Plan
@@ -68,7 +68,7 @@ def detector() -> onnx.ModelProto:
 def compiled(model: onnx.ModelProto, folder: Path) -> tuple[Compiled, ort.InferenceSession, ort.InferenceSession]:
     """The plan, the model itself, and the incremental graph."""
     onnx.save(model, folder / "net.onnx")
-    result = compile_graphs(folder / "net.onnx", patch=(4, 4), version="test")
+    result = compile_graphs(Request(folder / "net.onnx", patch=(4, 4), version="test"))
     write_graphs(result, folder)
     plain, incremental = (
         ort.InferenceSession(str(folder / name), providers=["CPUExecutionProvider"])
@@ -168,7 +168,7 @@ def test_windows_are_kept_where_they_are_predicted_to_gain(tmp_path: Path, monke
     onnx.save(small_net([CONV, *average("c", "y")], W), tmp_path / "small.onnx")
 
     def plan(name: str, patch: int) -> Plan:
-        return compile_graphs(tmp_path / f"{name}.onnx", patch=(patch, patch), version="test").plan
+        return compile_graphs(Request(tmp_path / f"{name}.onnx", patch=(patch, patch), version="test")).plan
 
     kept = plan("squeezenet", 8)
     assert kept.predicted_speedup > 1.5

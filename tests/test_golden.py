@@ -48,6 +48,13 @@ def test_graphs_of_a_residual_net(name: str, compiled: Path, update: bool) -> No
     compare("".join(f"{line}\n" for line in listing(onnx.load(path).graph)), f"residual_{name}.txt", update)
 
 
+def test_single_file_of_a_residual_net(tmp_path: Path, update: bool) -> None:
+    onnx.save(residual_net(), tmp_path / "residual.onnx")
+    file = tmp_path / "heatmap.onnx"
+    kx.compile_single_file(tmp_path / "residual.onnx", file, patch=4, stride=8, verify=False)
+    compare("".join(f"{line}\n" for line in listing(onnx.load(file).graph)), "residual_single.txt", update)
+
+
 @pytest.mark.parametrize(("model", "size"), [("resnet18", 64), ("squeezenet1_1", 96)])
 def test_plan(model: str, size: int, tmp_path: Path, update: bool) -> None:
     path = tmp_path / f"{model}.onnx"

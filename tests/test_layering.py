@@ -39,7 +39,9 @@ PUBLIC = [
     "KryptonError",
     "Preprocess",
     "Session",
+    "SingleFile",
     "compile",
+    "compile_single_file",
     "open_artifact",
     "open_picture",
     "verify",
@@ -87,11 +89,11 @@ def test_compiling_never_imports_the_runtime(tmp_path: Path) -> None:
             "import onnx",
             "from pathlib import Path",
             "from krypton_onnx.models import build",
-            "from krypton_onnx.passes.pipeline import compile_graphs",
+            "from krypton_onnx.passes.pipeline import Request, compile_graphs",
             "from krypton_onnx.passes.write import write_graphs",
             f"folder = Path({str(tmp_path)!r})",
             "onnx.save(build('squeezenet1_1', input_size=64), folder / 'net.onnx')",
-            "write_graphs(compile_graphs(folder / 'net.onnx', patch=(4, 4), version='0'), folder)",
+            "write_graphs(compile_graphs(Request(folder / 'net.onnx', (4, 4), '0')), folder)",
         ]
     )
     assert "onnxruntime" not in imported_by(statement)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from krypton_onnx.cli.options import json_option, model_options, size
+from krypton_onnx.cli.single_file import compile_single
 from krypton_onnx.cli.sources import bytes_text, full_inference_text, read_labels, say_json, size_text
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ Examples:
   krypton-onnx compile resnet50.onnx
   krypton-onnx compile resnet50.onnx -o r50.krypton --preprocess preprocessor_config.json --labels imagenet.txt
   krypton-onnx compile fully_convolutional.onnx --input-size 512x768
+  krypton-onnx compile resnet50.onnx --single-file heatmap.onnx --patch 16 --stride 8
 """
 
 
@@ -41,6 +43,20 @@ Examples:
 @click.option(
     "--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True, help="Where it is to be fast."
 )
+@click.option(
+    "--single-file",
+    type=click.Path(path_type=Path),
+    metavar="FILE.onnx",
+    help="Write one ONNX file that emits heatmaps itself, in any ONNX Runtime, in place of a folder.",
+)
+@click.option("--stride", type=size, metavar="N|HxW", help="Of the single file's heatmaps. [default: 4]")
+@click.option("--edge", type=click.Choice(["cover", "stop"]), help="Of their grid, as of `explain`. [default: cover]")
+@click.option("--output-name", metavar="NAME", help="Which output of the model they score. [default: the first]")
+@click.option(
+    "--no-defaults",
+    is_flag=True,
+    help="Let callers of the single file give every input, as ONNX Runtime's JavaScript packages have to.",
+)
 @click.option("--no-verify", is_flag=True, help="Write without comparing a few queries with the model first.")
 @json_option
 def compile_model(
@@ -53,34 +69,56 @@ def compile_model(
     preprocess: Path | None,
     labels: Path | None,
     device: "Device",
+    single_file: Path | None,
     no_verify: bool,
     as_json: bool,
+    **question: Any,
 ) -> None:
     """Compile MODEL once, to explain many pictures with it.
 
     Writes a folder with two plain ONNX graphs, their weights and a plan, which `explain`, the Python API, or any
     program that runs ONNX can use. A heatmap with any patch and stride can be asked of it.
+
+    With --single-file, writes one ONNX file instead, whose outputs are the model's own and the heatmap, for the
+    patch and the stride that are given here. docs/embedding.md lists its inputs.
     """
     from krypton_onnx.compiler import compile
     from krypton_onnx.preprocess import Preprocess
 
-    artifact = compile(
-        model,
-        output,
-        patch=patch,
-        input_size=input_size,
-        image_input=image_input,
-        channels_last=channels_last,
-        preprocess=None if preprocess is None else Preprocess.from_json(preprocess),
-        labels=None if labels is None else read_labels(labels),
-        device=device,
-        verify=not no_verify,
-    )
+    asked = _asked(single_file, output, question)
+    common = {
+        "patch": patch,
+        "input_size": input_size,
+        "image_input": image_input,
+        "channels_last": channels_last,
+        "preprocess": None if preprocess is None else Preprocess.from_json(preprocess),
+        "labels": None if labels is None else read_labels(labels),
+        "device": device,
+        "verify": not no_verify,
+    }
+    if single_file is not None:
+        compile_single(model, single_file, **common, **asked, as_json=as_json)
+        return
+    artifact = compile(model, output, **common)  # type: ignore[arg-type]
     report = _report(artifact, verified=not no_verify)
     if as_json:
         say_json(report)
     else:
         click.echo(_text(report))
+
+
+def _asked(single_file: Path | None, output: Path | None, given: dict[str, Any]) -> dict[str, Any]:
+    """What a single file is asked; an error if there is none, or a folder as well."""
+    asked = {name: value for name, value in given.items() if value}
+    if single_file is None and asked:
+        raise click.UsageError(
+            f"--{next(iter(asked)).replace('_', '-')} is for a single file: add --single-file FILE.onnx, or ask it of "
+            "'krypton-onnx explain' later."
+        )
+    if single_file is not None and output is not None:
+        raise click.UsageError("--output names a folder and --single-file a file: give one of them.")
+    scored = asked.pop("output_name", None)
+    return {**asked, "scored": scored, "defaults": not asked.pop("no_defaults", False)}
 
 
 def _report(artifact: "Artifact", *, verified: bool) -> dict[str, Any]:
