@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from krypton_onnx.runtime.targets import Cosine, InMask
     from krypton_onnx.single_file import SingleFile, compile_single_file
     from krypton_onnx.verification import verify
+    from krypton_onnx.web_export import export_web
 
 _HOMES = {
     "Approximate": "modes",
@@ -40,6 +41,7 @@ _HOMES = {
     "SingleFile": "single_file",
     "compile": "compiler",
     "compile_single_file": "single_file",
+    "export_web": "web_export",
     "open_artifact": "artifact",
     "open_picture": "pictures",
     "verify": "verification",
@@ -61,6 +63,7 @@ __all__ = [
     "SingleFile",
     "compile",
     "compile_single_file",
+    "export_web",
     "open_artifact",
     "open_picture",
     "verify",

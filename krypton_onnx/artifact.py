@@ -47,6 +47,22 @@ class NotWrittenError(KryptonError):
 
 
 @dataclass(frozen=True, slots=True)
+class Kind:
+    """A kind of folder that is written whole, and replaces an older one of its kind only.
+
+    Attributes:
+        mark: a file that every one of them holds.
+        noun: what it is, in messages.
+    """
+
+    mark: str
+    noun: str
+
+
+ARTIFACT = Kind(PLAN_FILE, "compiled model")
+
+
+@dataclass(frozen=True, slots=True)
 class Artifact:
     """A compiled model on disk.
 
@@ -150,15 +166,15 @@ def rewrite_plan(artifact: Artifact, plan: Plan) -> Artifact:
 
 
 @contextmanager
-def staged_folder(target: Path) -> Iterator[Path]:
+def staged_folder(target: Path, kind: Kind = ARTIFACT) -> Iterator[Path]:
     """A new folder that becomes `target` if the block ends well, and vanishes if it does not.
 
     What a process that was killed has left behind on its way to the same target is removed.
 
     Raises:
-        KryptonError: `target` is something else than an artifact; a `NotWrittenError` if the disk refuses.
+        KryptonError: `target` is something else than a folder of this kind; a `NotWrittenError` if the disk refuses.
     """
-    refuse_foreign(target)
+    refuse_foreign(target, kind)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         remove_stale(target)
@@ -167,19 +183,17 @@ def staged_folder(target: Path) -> Iterator[Path]:
             staging.chmod(0o777 & ~_umask())
             _replace(staging, target)
     except OSError as error:
-        raise NotWrittenError(
-            f"The compiled model cannot be written to {target}: {error.strerror or error}."
-        ) from error
+        raise NotWrittenError(f"The {kind.noun} cannot be written to {target}: {error.strerror or error}.") from error
 
 
-def refuse_foreign(target: Path) -> None:
-    """Refuse to replace what is no artifact.
+def refuse_foreign(target: Path, kind: Kind = ARTIFACT) -> None:
+    """Refuse to replace what is of another kind.
 
     Raises:
         KryptonError: something else stands there.
     """
-    if target.exists() and not (target / PLAN_FILE).is_file():
-        raise KryptonError(f"{target} exists and is no compiled model; choose another place or remove it.")
+    if target.exists() and not (target / kind.mark).is_file():
+        raise KryptonError(f"{target} exists and is no {kind.noun}; choose another place or remove it.")
 
 
 def _replace(staging: Path, target: Path) -> None:

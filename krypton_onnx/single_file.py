@@ -54,6 +54,7 @@ class SingleFile:
         path: of the file.
         plan: what the compiler decided.
         inputs, outputs: in order.
+        scored: name of the model's output that is scored.
         origins: int64 [rows, cols, 2], the heatmap's grid.
         batches: runs of the incremental graph for a heatmap, into which `part` can divide it.
     """
@@ -62,6 +63,7 @@ class SingleFile:
     plan: Plan
     inputs: tuple[Port, ...]
     outputs: tuple[Port, ...]
+    scored: str
     origins: Integers
     batches: int
 
@@ -139,7 +141,7 @@ def compile_single_file(
         tuple(Port(t.name, np.dtype(t.dtype).name, tuple(t.shape)) for t in tensors)
         for tensors in (single.graph.inputs, single.graph.outputs)
     )
-    return SingleFile(target, plan, inputs, outputs, origins, batches)
+    return SingleFile(target, plan, inputs, outputs, name, origins, batches)
 
 
 def schedule_of(plan: Plan, patch: tuple[int, int], stride: tuple[int, int], edge: Edge) -> tuple[Integers, Schedule]:

@@ -1,0 +1,185 @@
+"""`export_web`: a static page that explains pictures in the browser with the user's own model."""
+
+import json
+import os
+import shutil
+import subprocess
+import tarfile
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from krypton_onnx.artifact import Kind, refuse_foreign, staged_folder
+from krypton_onnx.errors import KryptonError
+from krypton_onnx.folders import temporary_folder
+from krypton_onnx.passes.load import load
+from krypton_onnx.preprocess import Preprocess
+from krypton_onnx.runtime.questions import Edge, Pair, pair
+from krypton_onnx.single_file import SingleFile, compile_single_file
+
+PACKAGE = "onnxruntime-web"
+WANTED = f"{PACKAGE}@^1.30.0"
+"""From the npm registry: ONNX Runtime as WebAssembly."""
+
+RUNTIME = ("ort.wasm.bundle.min.mjs", "ort-wasm-simd-threaded.wasm")
+"""What a page needs of that package's folder `dist`."""
+
+MODEL, ABOUT, SAMPLES = "model.onnx", "model.json", "samples"
+PAGE = Kind(ABOUT, "exported page")
+
+_ASSETS = (".html", ".css", ".js")
+
+
+def export_web(
+    model: str | os.PathLike[str],
+    folder: str | os.PathLike[str],
+    *,
+    patch: Pair = 16,
+    stride: Pair = 8,
+    edge: Edge = "cover",
+    scored: str | None = None,
+    input_size: int | tuple[int, int] | None = None,
+    image_input: str | None = None,
+    channels_last: bool | None = None,
+    preprocess: Preprocess | Mapping[str, Any] | str | os.PathLike[str] | None = None,
+    labels: Sequence[str] | None = None,
+    samples: Sequence[str | os.PathLike[str]] = (),
+    runtime: str | os.PathLike[str] | None = None,
+    verify: bool = True,
+) -> SingleFile:
+    """Write a folder that any web server can serve, and that works without one of ours.
+
+    Args:
+        model: an ONNX file of opset 7 or later, whose image has 1 or 3 channels.
+        folder: to write; an older exported page there is replaced.
+        patch, stride, edge, scored, input_size, image_input, channels_last, labels, verify: see `compile_single_file`.
+        preprocess: how a picture becomes the input tensor; by default the size is fitted and pixels are brought to 0…1.
+        samples: pictures to offer on the page.
+        runtime: the folder of an installed npm package onnxruntime-web; by default npm fetches it.
+
+    Returns:
+        The page's model.
+
+    Raises:
+        KryptonError: the model cannot be compiled for pictures, there is no runtime, or the folder cannot be written.
+    """
+    target, source = Path(folder), Path(model)
+    refuse_foreign(target, PAGE)  # before the work; again at its end
+    pictures = _checked_samples(samples)
+    if preprocess is None:
+        size = None if input_size is None else pair(input_size, "input size")
+        preprocess = _default_preprocess(source, image_input, size, channels_last)
+    with staged_folder(target, PAGE) as staged:
+        _copy_assets(staged)
+        (staged / "runtime").mkdir()
+        _copy_runtime(staged / "runtime", None if runtime is None else Path(runtime))
+        made = compile_single_file(
+            source,
+            staged / MODEL,
+            patch=patch,
+            stride=stride,
+            edge=edge,
+            scored=scored,
+            input_size=input_size,
+            image_input=image_input,
+            channels_last=channels_last,
+            preprocess=preprocess,
+            labels=labels,
+            defaults=False,  # which ONNX Runtime's JavaScript packages cannot override
+            verify=verify,
+        )
+        (staged / SAMPLES).mkdir()
+        for picture in pictures:
+            shutil.copyfile(picture, staged / SAMPLES / picture.name)
+        about = _about(made, [f"{SAMPLES}/{picture.name}" for picture in pictures])
+        (staged / ABOUT).write_text(json.dumps(about, ensure_ascii=False, indent=1), encoding="utf-8")
+    return replace(made, path=target / MODEL)
+
+
+def _default_preprocess(
+    model: Path, image_input: str | None, input_size: tuple[int, int] | None, channels_last: bool | None
+) -> Preprocess | None:
+    if not model.is_file():
+        return None  # which compiling it will say
+    net = load(model, image_input=image_input, input_size=input_size, channels_last=channels_last)
+    channels, height, width = net.image_tensor.shape[1:]
+    if net.channels_last:
+        return Preprocess.for_input((height, width, channels), "NHWC")
+    return Preprocess.for_input((channels, height, width), "NCHW")
+
+
+def _about(made: SingleFile, samples: list[str]) -> dict[str, Any]:
+    """What the page has to know of its model."""
+    plan = made.plan
+    scored = next(info for info in plan.outputs if info.name == made.scored)
+    return {
+        "file": MODEL,
+        "bytes": made.path.stat().st_size,
+        "name": plan.source.file,
+        "image_size": plan.image.shape[1:],
+        "channels": plan.image.shape[0],
+        "patch": plan.patch,
+        "rows": made.origins[:, 0, 0].tolist(),
+        "cols": made.origins[0, :, 1].tolist(),
+        "batches": made.batches,
+        "scored": made.scored,
+        "classes": int(np.prod([extent or 0 for extent in scored.shape])),
+        "labels": plan.labels,
+        "preprocess": plan.preprocess,
+        "version": plan.compiler,
+        "samples": samples,
+    }
+
+
+def _checked_samples(samples: Sequence[str | os.PathLike[str]]) -> list[Path]:
+    paths = [Path(sample) for sample in samples]
+    for path in paths:
+        if not path.is_file():
+            raise KryptonError(f"There is no picture at {path}.")
+    if len({path.name for path in paths}) < len(paths):
+        raise KryptonError("Two sample pictures have the same file name: rename one.")
+    return paths
+
+
+def _copy_assets(folder: Path) -> None:
+    for asset in resources.files("krypton_onnx").joinpath("web").iterdir():
+        if asset.name.endswith(_ASSETS):
+            (folder / asset.name).write_bytes(asset.read_bytes())
+
+
+def _copy_runtime(folder: Path, package: Path | None) -> None:
+    """ONNX Runtime for the browser, of an installed package or of the one that npm fetches."""
+    if package is not None:
+        for name in RUNTIME:
+            file = package / "dist" / name
+            if not file.is_file():
+                raise KryptonError(
+                    f"{package} is no {PACKAGE} of version 1.30 or later: it lacks dist/{name}. Install one with 'npm "
+                    f"install {WANTED}', or omit --runtime."
+                )
+            shutil.copyfile(file, folder / name)
+        return
+    with temporary_folder() as fetched, tarfile.open(_fetched(fetched)) as archive:
+        for name in RUNTIME:
+            member = archive.extractfile(f"package/dist/{name}")
+            assert member is not None
+            with member, (folder / name).open("wb") as copy:
+                shutil.copyfileobj(member, copy)
+
+
+def _fetched(folder: Path) -> Path:
+    """The package as npm packs it."""
+    npm = shutil.which("npm")
+    remedy = f"give --runtime the folder of an installed {PACKAGE} (npm install {WANTED})."
+    if npm is None:
+        raise KryptonError(f"The page needs {PACKAGE}, and npm, which would fetch it, is not installed: {remedy}")
+    done = subprocess.run([npm, "pack", "--silent", WANTED], cwd=folder, capture_output=True, text=True, check=False)
+    packed = list(folder.glob("*.tgz"))
+    if done.returncode or not packed:
+        reason = " ".join((done.stderr or done.stdout).split())[:200]
+        raise KryptonError(f"npm could not fetch {WANTED} ({reason or 'it says nothing'}): {remedy}")
+    return packed[0]
