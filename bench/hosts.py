@@ -29,7 +29,7 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 from PIL import Image
-from report import fill, table
+from report import cells, fill, table
 from tree import ROOT, commit
 
 import krypton_onnx as kx
@@ -67,6 +67,7 @@ def measure(name: str, stride: int, rounds: int, folder: Path) -> dict[str, Any]
     (folder / "picture.bin").write_bytes(picture.tobytes())
     hosts: dict[str, Callable[[], float]] = _here(artifact, single, picture, preprocess, stride)
     hosts |= _elsewhere(folder, single.path, bare.path, (height, width), path, question)
+    here = machine()
     seconds: dict[str, list[float]] = {host: [] for host in hosts}
     for _ in range(rounds):
         for host, run in hosts.items():
@@ -79,7 +80,7 @@ def measure(name: str, stride: int, rounds: int, folder: Path) -> dict[str, Any]
         "bytes": {"model": path.stat().st_size, "single file": single.path.stat().st_size,
                   "artifact": sum(file.stat().st_size for file in artifact.folder.iterdir())},
         "seconds": {host: median(times) for host, times in seconds.items()},
-        "machine": str(machine()),
+        "machine": f"{here.cpu}, {here.cores} cores, ONNX Runtime {here.onnxruntime}, {here.system}",
         "commit": commit(),
     }  # fmt: skip
 
@@ -183,17 +184,17 @@ def _run(command: list[Any], folder: Path) -> subprocess.CompletedProcess[str]:
 
 def render(results: list[dict[str, Any]]) -> None:
     """Write the table."""
-    heading = ("model, image, stride", "queries", "model, single file, MB", *COLUMNS.values())
+    heading = ("model, image, stride", "queries", "MB: model, single file, artifact", *COLUMNS.values())
     machines = "; ".join(dict.fromkeys(f"{one['machine']}, commit {one['commit']}" for one in results))
     fill(PAGE, "hosts", f"{machines}; medians. Behind the driver's seconds, times as multiples of it.\n\n"
-         + table(heading, map(_row, results)))  # fmt: skip
+         + table(heading, (cells(*_row(one)) for one in results)))  # fmt: skip
 
 
 def _row(result: dict[str, Any]) -> tuple[str, ...]:
     seconds = result["seconds"]
     cells = [f"{seconds['driver']:.2f}"]
     cells += [f"{seconds[host] / seconds['driver']:.2f}×" if host in seconds else "" for host in list(COLUMNS)[1:]]
-    sizes = "{:.2f}, {:.2f}".format(*(result["bytes"][what] / 1e6 for what in ("model", "single file")))
+    sizes = ", ".join(f"{count / 1e6:.2f}" for count in result["bytes"].values())
     return f"{result['model']} {result['image']}, {result['stride']}", str(result["queries"]), sizes, *cells
 
 
