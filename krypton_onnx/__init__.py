@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from krypton_onnx.runtime.session import Session
     from krypton_onnx.runtime.targets import Cosine, InMask
     from krypton_onnx.single_file import SingleFile, compile_single_file
+    from krypton_onnx.triton_export import export_triton
     from krypton_onnx.verification import verify
     from krypton_onnx.web_export import export_web
 
@@ -41,6 +42,7 @@ _HOMES = {
     "SingleFile": "single_file",
     "compile": "compiler",
     "compile_single_file": "single_file",
+    "export_triton": "triton_export",
     "export_web": "web_export",
     "open_artifact": "artifact",
     "open_picture": "pictures",
@@ -63,6 +65,7 @@ __all__ = [
     "SingleFile",
     "compile",
     "compile_single_file",
+    "export_triton",
     "export_web",
     "open_artifact",
     "open_picture",

@@ -115,6 +115,12 @@ def request_for(
     )
 
 
+def check_path(given: object, name: str) -> None:
+    """Raise a `KryptonError` if an argument is no path."""
+    if not isinstance(given, str | os.PathLike):
+        raise KryptonError(f"{name} must be a path, not a {type(given).__name__}.")
+
+
 def check_plan(plan: Plan) -> None:
     """Check that what a user says of the model suits it.
 

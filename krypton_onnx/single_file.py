@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from krypton_onnx.classes import window_tables
-from krypton_onnx.compiler import check_plan, refuse_if_wrong, request_for
+from krypton_onnx.compiler import check_path, check_plan, refuse_if_wrong, request_for
 from krypton_onnx.errors import KryptonError
 from krypton_onnx.folders import private_folder, remove_stale
 from krypton_onnx.heatmap import DEFINITION
@@ -29,6 +29,9 @@ from krypton_onnx.single_verification import verify_single
 
 PROPERTY = "krypton_onnx."
 """What the file's metadata_props begin with."""
+
+_MOST_METADATA = 1 << 22
+"""Bytes of a file's end that are looked through for them; class names are most of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +110,7 @@ def compile_single_file(
     Raises:
         KryptonError: the model cannot be read, compiled or run, or the file not be written.
     """
+    check_path(output, "output")
     request = request_for(
         model,
         patch=patch,
@@ -168,10 +172,22 @@ def schedule_of(plan: Plan, patch: tuple[int, int], stride: tuple[int, int], edg
 
 
 def _refuse_place(target: Path) -> None:
+    """Refuse before the work what could not be written, or would replace something else than a single file."""
     if target.is_dir():
         raise KryptonError(f"{target} is a folder; give the name of a file, such as {target / 'heatmap.onnx'}.")
+    if target.exists() and not _is_single_file(target):
+        raise KryptonError(f"{target} exists and is no single file of krypton-onnx; choose another name or remove it.")
     if not target.parent.is_dir():
         raise KryptonError(f"{target} cannot be written: there is no folder {target.parent}.")
+
+
+def _is_single_file(path: Path) -> bool:
+    """Whether the end of a file, where ONNX keeps metadata, says so."""
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        file.seek(-min(path.stat().st_size, _MOST_METADATA), os.SEEK_END)
+        return f"{PROPERTY}definition".encode() in file.read()
 
 
 def _scored(plan: Plan, wanted: str | None) -> str:
@@ -188,14 +204,14 @@ def _scored(plan: Plan, wanted: str | None) -> str:
     ragged = [info for info in plan.outputs if None in info.shape]
     if ragged:
         raise KryptonError(
-            f"The extents of the output '{ragged[0].name}' depend on the picture, so that no single file can hold it "
-            "for several pictures: compile the model into a folder, without --single-file."
+            f"The extents of the output '{ragged[0].name}' are known only when the model runs, so that no single file "
+            "can hold it for several pictures: declare them in the model if they never vary, or compile into a folder."
         )
     return scored.name
 
 
 def _properties(plan: Plan, stride: tuple[int, int], edge: Edge, scored: str) -> dict[str, str]:
-    """What the file says of itself: everything but numbers is JSON."""
+    """What the file says of itself: lists and objects are JSON, all else is plain text."""
     found = {
         "version": plan.compiler,
         "definition": DEFINITION,

@@ -14,9 +14,11 @@ from typing import Any
 import numpy as np
 
 from krypton_onnx.artifact import Kind, refuse_foreign, staged_folder
+from krypton_onnx.compiler import check_path
 from krypton_onnx.errors import KryptonError
 from krypton_onnx.folders import temporary_folder
 from krypton_onnx.passes.load import load
+from krypton_onnx.pictures import open_picture
 from krypton_onnx.preprocess import Preprocess
 from krypton_onnx.runtime.questions import Edge, Pair, pair
 from krypton_onnx.single_file import SingleFile, compile_single_file
@@ -28,8 +30,10 @@ WANTED = f"{PACKAGE}@^1.30.0"
 RUNTIME = ("ort.wasm.bundle.min.mjs", "ort-wasm-simd-threaded.wasm")
 """What a page needs of that package's folder `dist`."""
 
-MODEL, ABOUT, SAMPLES = "model.onnx", "model.json", "samples"
+MODEL, ABOUT, SAMPLES = "model.onnx", "krypton_onnx.page.json", "samples"
 PAGE = Kind(ABOUT, "exported page")
+
+_REMEDY = f"give --runtime the folder of an installed {PACKAGE} (npm install {WANTED})."
 
 _ASSETS = (".html", ".css", ".js")
 
@@ -67,6 +71,8 @@ def export_web(
     Raises:
         KryptonError: the model cannot be compiled for pictures, there is no runtime, or the folder cannot be written.
     """
+    check_path(model, "model")
+    check_path(folder, "folder")
     target, source = Path(folder), Path(model)
     refuse_foreign(target, PAGE)  # before the work; again at its end
     pictures = _checked_samples(samples)
@@ -92,6 +98,7 @@ def export_web(
             defaults=False,  # which ONNX Runtime's JavaScript packages cannot override
             verify=verify,
         )
+        _refuse_other_inputs(made)
         (staged / SAMPLES).mkdir()
         for picture in pictures:
             shutil.copyfile(picture, staged / SAMPLES / picture.name)
@@ -110,6 +117,14 @@ def _default_preprocess(
     if net.channels_last:
         return Preprocess.for_input((height, width, channels), "NHWC")
     return Preprocess.for_input((channels, height, width), "NCHW")
+
+
+def _refuse_other_inputs(made: SingleFile) -> None:
+    if made.plan.other_inputs:
+        raise KryptonError(
+            f"The model has an input beside the image, '{made.plan.other_inputs[0].name}', which a page cannot know: "
+            "make it a constant of the model."
+        )
 
 
 def _about(made: SingleFile, samples: list[str]) -> dict[str, Any]:
@@ -136,10 +151,11 @@ def _about(made: SingleFile, samples: list[str]) -> dict[str, Any]:
 
 
 def _checked_samples(samples: Sequence[str | os.PathLike[str]]) -> list[Path]:
+    if isinstance(samples, str | bytes | os.PathLike):
+        raise KryptonError("samples must be a list of pictures' paths, not a single one.")
     paths = [Path(sample) for sample in samples]
     for path in paths:
-        if not path.is_file():
-            raise KryptonError(f"There is no picture at {path}.")
+        open_picture(path)
     if len({path.name for path in paths}) < len(paths):
         raise KryptonError("Two sample pictures have the same file name: rename one.")
     return paths
@@ -163,23 +179,36 @@ def _copy_runtime(folder: Path, package: Path | None) -> None:
                 )
             shutil.copyfile(file, folder / name)
         return
-    with temporary_folder() as fetched, tarfile.open(_fetched(fetched)) as archive:
-        for name in RUNTIME:
-            member = archive.extractfile(f"package/dist/{name}")
-            assert member is not None
-            with member, (folder / name).open("wb") as copy:
-                shutil.copyfileobj(member, copy)
+    with temporary_folder() as fetched:
+        packed = _fetched(fetched)
+        try:
+            with tarfile.open(packed) as archive:
+                for name in RUNTIME:
+                    (folder / name).write_bytes(_unpacked(archive, f"package/dist/{name}"))
+        except (tarfile.TarError, KeyError, EOFError) as error:
+            reason = " ".join(str(error.args[0]).split())
+            raise KryptonError(
+                f"What npm fetched for {WANTED} does not hold what the page needs ({reason}): {_REMEDY}"
+            ) from error
+
+
+def _unpacked(archive: tarfile.TarFile, name: str) -> bytes:
+    """A file of an archive; a KeyError if it has none of this name."""
+    member = archive.extractfile(name)
+    if member is None:
+        raise KeyError(f"{name} is no file")
+    with member:
+        return member.read()
 
 
 def _fetched(folder: Path) -> Path:
     """The package as npm packs it."""
     npm = shutil.which("npm")
-    remedy = f"give --runtime the folder of an installed {PACKAGE} (npm install {WANTED})."
     if npm is None:
-        raise KryptonError(f"The page needs {PACKAGE}, and npm, which would fetch it, is not installed: {remedy}")
+        raise KryptonError(f"The page needs {PACKAGE}, and npm, which would fetch it, is not installed: {_REMEDY}")
     done = subprocess.run([npm, "pack", "--silent", WANTED], cwd=folder, capture_output=True, text=True, check=False)
     packed = list(folder.glob("*.tgz"))
     if done.returncode or not packed:
         reason = " ".join((done.stderr or done.stdout).split())[:200]
-        raise KryptonError(f"npm could not fetch {WANTED} ({reason or 'it says nothing'}): {remedy}")
+        raise KryptonError(f"npm could not fetch {WANTED} ({reason or 'it says nothing'}): {_REMEDY}")
     return packed[0]

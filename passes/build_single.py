@@ -94,9 +94,11 @@ class _Builder:
         self.weights: dict[tuple[int, int], gs.Variable] = {}
         self.constants: dict[str, Array] = {}
         others = {info.name for info in plan.other_inputs}
-        self.main = Emitter(reserved=[*INTERFACE, *others, *(info.name for info in plan.outputs)])
-        self.image_nodes = self._taken(base, "image/", others)
-        self.query_nodes = self._taken(incremental, "queries/", others)
+        outer = {*INTERFACE, *others, *(info.name for info in plan.outputs)}
+        self.main = Emitter(reserved=outer)
+        self.of_image, self.of_queries = (_free_prefix(wanted, outer) for wanted in ("image/", "queries/"))
+        self.image_nodes = self._taken(base, self.of_image, others)
+        self.query_nodes = self._taken(incremental, self.of_queries, others)
         channels, height, width = plan.image.shape
         self.image = gs.Variable(
             IMAGE,
@@ -120,7 +122,7 @@ class _Builder:
         ]
         body = self._one_picture(content)
         self.main.nodes.append(gs.Node("Scan", "pictures", {"body": body, "num_scan_inputs": 1}, [self.image], outputs))
-        others = [t for t in self.base.inputs if t.name != f"image/{self.plan.image.name}"]
+        others = [t for t in self.base.inputs if t.name != f"{self.of_image}{self.plan.image.name}"]
         graph = gs.Graph(
             self.main.nodes,
             [self.image, *others, self.target, self.fill, self.part],
@@ -140,7 +142,7 @@ class _Builder:
         """The body of the Scan: the base run, and all batches of queries."""
         emitter = self.main.inner()
         picture = gs.Variable(emitter.unique("picture"), self.image.dtype, self.image.shape[1:])
-        tensor = self.base.tensors()[f"image/{self.plan.image.name}"]
+        tensor = self.base.tensors()[f"{self.of_image}{self.plan.image.name}"]
         with emitter.scope("picture"):
             self._bind(emitter, tensor, self._model_input(emitter, picture))
         emitter.nodes += self.image_nodes
@@ -164,24 +166,26 @@ class _Builder:
 
     def _all_batches(self, emitter: Emitter, content: gs.Tensor, target: gs.Tensor) -> gs.Variable:
         """Scores of all queries, in the heatmap's order: a Loop over the batches of the wanted part."""
-        first, count = self._part(emitter)
+        first, parts, count = self._part(emitter)
         views = self._views_as_rows(emitter)
         nothing = self._table("scores/none", np.full(len(self.schedule.places), np.nan, np.float32))
-        body = self._one_batch(first, content, target, views)
+        body = self._one_batch(first, parts, content, target, views)
         scores = gs.Variable(emitter.unique("scores/all"), _FLOAT32, [len(self.schedule.places)])
         emitter.nodes.append(
             gs.Node("Loop", "batches", {"body": body}, [count, gs.Variable.empty(), nothing], [scores])
         )
         return scores
 
-    def _one_batch(self, first: gs.Tensor, content: gs.Tensor, target: gs.Tensor, views: list[gs.Variable]) -> gs.Graph:
+    def _one_batch(
+        self, first: gs.Tensor, parts: gs.Tensor, content: gs.Tensor, target: gs.Tensor, views: list[gs.Variable]
+    ) -> gs.Graph:
         """The body of the Loop: one run of the incremental graph, and where its scores belong."""
         emitter, schedule = self.main.inner(), self.schedule
         number = gs.Variable(emitter.unique("batch/number"), _INT64, [])
         going = gs.Variable(emitter.unique("batch/going"), _BOOL, [])
         known = gs.Variable(emitter.unique("batch/known"), _FLOAT32, [len(schedule.places)])
         with emitter.scope("batch"):
-            batch = emitter.op("Add", number, first)
+            batch = emitter.op("Add", emitter.op("Mul", number, parts), first)
             one = emitter.op("Unsqueeze", batch, emitter.constant(np.zeros(1, np.int64)))
             begin = emitter.op("Gather", self._table("batches/begins", schedule.ends[:-1]), one, name="batch/begin")
             end = emitter.op("Gather", self._table("batches/ends", schedule.ends[1:]), one, name="batch/end")
@@ -195,9 +199,9 @@ class _Builder:
             }
         inputs = {t.name: t for t in self.incremental.inputs}
         for name, tensor in given.items():
-            self._bind(emitter, inputs[f"queries/{name}"], tensor)
+            self._bind(emitter, inputs[f"{self.of_queries}{name}"], tensor)
         emitter.nodes += self.query_nodes
-        (scored,) = (t for t in self.incremental.outputs if t.name == f"queries/{self.output}")
+        (scored,) = (t for t in self.incremental.outputs if t.name == f"{self.of_queries}{self.output}")
         with emitter.scope("batch"):
             scores = self._picked(emitter, scored, target)
             there = self._sliced(emitter, places, begin, end)
@@ -251,17 +255,19 @@ class _Builder:
             own = emitter.op("Cast", emitter.op("Gather", flat, target, axis=0), to=np.float32)
             return target, self._scalar(emitter, own, "target/base_score")
 
-    def _part(self, emitter: Emitter) -> tuple[gs.Variable, gs.Variable]:
-        """Number of the first batch of the wanted part, and of the batches that it has."""
+    def _part(self, emitter: Emitter) -> tuple[gs.Variable, gs.Variable, gs.Variable]:
+        """Of the wanted part: its first batch, how far the next one is, and how many it has.
+
+        The longest batches come first, so that parts are about equally long if each takes every n-th batch.
+        """
         batches, one, zero = (
             emitter.constant(np.array(number, np.int64)) for number in (len(self.schedule.ends) - 1, 1, 0)
         )
         with emitter.scope("part"):
-            number, parts = (emitter.op("Gather", self.part, place, axis=0) for place in (zero, one))
-            done = emitter.op("Mul", number, batches)
-            first = emitter.op("Div", done, parts, name="part/first")
-            stop = emitter.op("Div", emitter.op("Add", done, batches), parts, name="part/stop")
-            return first, emitter.op("Sub", stop, first, name="part/count")
+            first = emitter.op("Gather", self.part, zero, name="part/first", axis=0)
+            parts = emitter.op("Gather", self.part, one, name="part/parts", axis=0)
+            left = emitter.op("Add", emitter.op("Sub", batches, first), emitter.op("Sub", parts, one))
+            return first, parts, emitter.op("Div", left, parts, name="part/count")
 
     def _views_as_rows(self, emitter: Emitter) -> list[gs.Variable]:
         """Every view [1, rows, columns, C] as [rows · columns, C]."""
@@ -317,6 +323,8 @@ class _Builder:
 
     def _taken(self, graph: gs.Graph, prefix: str, shared: set[str]) -> list[gs.Node]:
         """The graph's nodes, to stand in a body: under names of their own, with weights from the outermost graph."""
+        for node in (node for scope in (graph, *graph.subgraphs(recursive=True)) for node in scope.nodes):
+            node.name = f"{prefix}{node.name}" if node.name else ""
         weights: dict[str, gs.Node] = {}
         for tensor in _own_tensors(graph, shared):
             tensor.name = f"{prefix}{tensor.name}"
@@ -332,12 +340,21 @@ class _Builder:
         memory = memory_of(array)
         if memory not in self.weights:
             held = array.reshape(self.shapes[memory])
-            self.weights[memory] = self._table(f"weights/{weight.name.partition('/')[2]}", held)
+            prefix = next(one for one in (self.of_image, self.of_queries) if weight.name.startswith(one))
+            self.weights[memory] = self._table(f"weights/{weight.name.removeprefix(prefix)}", held)
         source = self.weights[memory]
         if len(source.shape) > 1:
             return gs.Node("Identity", weight.name, {}, [source], [weight])
         shape = self.main.constant(np.array(array.shape, np.int64))
         return gs.Node("Reshape", weight.name, {}, [source, shape], [weight])
+
+
+def _free_prefix(wanted: str, taken: set[str]) -> str:
+    """`wanted`, or more of it, with which no taken name begins."""
+    prefix = wanted
+    while any(name.startswith(prefix) for name in taken):
+        prefix = f"{wanted}{prefix}"
+    return prefix
 
 
 def _own_tensors(graph: gs.Graph, shared: set[str]) -> list[gs.Tensor]:

@@ -42,6 +42,7 @@ PUBLIC = [
     "SingleFile",
     "compile",
     "compile_single_file",
+    "export_triton",
     "export_web",
     "open_artifact",
     "open_picture",

@@ -215,7 +215,7 @@ def test_parts_together_are_the_heatmap(residual: tuple[Path, kx.SingleFile]) ->
         known = np.isfinite(parts)
         assert (known.sum(axis=0) == 1).all()
         np.testing.assert_array_equal(np.nansum(parts, axis=0, dtype=np.float32), whole)
-    nothing = run(made.path, image=image, part=np.array([0, 10**9]))
+    nothing = run(made.path, image=image, part=np.array([10**9 - 1, 10**9]))
     assert np.isnan(nothing["heatmap"]).all()
     assert np.isfinite(nothing["base_score"]).all()
 
@@ -372,6 +372,64 @@ def test_a_wrong_file_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert [file.name for file in tmp_path.iterdir()] == ["net.onnx"]
 
 
+def test_parts_are_about_equally_long(tmp_path: Path) -> None:
+    path = written(build("resnet18", input_size=64), tmp_path)
+    made = kx.compile_single_file(path, tmp_path / "heatmap.onnx", patch=8, stride=2, verify=False)
+    _, schedule = single_file.schedule_of(made.plan, (8, 8), (2, 2), "cover")
+    cells = schedule.window_sizes.prod(axis=2) @ np.array([window.seconds for window in made.plan.windows])
+    seconds = cells * np.diff(schedule.ends)
+    image = random_images(np.random.default_rng(0), made.plan, 1)
+    counts = [np.isfinite(run(made.path, image=image, part=np.array([n, 2]))["heatmap"]).sum() for n in (0, 1)]
+    assert counts == [np.diff(schedule.ends)[n::2].sum() for n in (0, 1)]
+    assert seconds[::2].sum() == pytest.approx(seconds[1::2].sum(), rel=0.25)
+
+
+def test_names_that_the_graph_uses_itself(tmp_path: Path) -> None:
+    """Of nodes and of tensors, also with the prefixes that the graph gives."""
+    model = several_outputs()
+    renamed = {"a": "batch/begin", "pooled": "target/index", "shift": "queries/a", "largest": "image/a"}
+    for one, name in zip(model.graph.node, ("batches", "pictures", "", "part/mul", "batch/scores"), strict=False):
+        one.name = name
+    for one in model.graph.node:
+        one.input[:] = [renamed.get(name, name) for name in one.input]
+        one.output[:] = [renamed.get(name, name) for name in one.output]
+    for value in (*model.graph.input, *model.graph.output):
+        value.name = renamed.get(value.name, value.name)
+    path = written(model, tmp_path)
+    assert_as_driven(path, kx.compile_single_file(path, tmp_path / "h.onnx", patch=3, stride=5), (5, 5))
+
+
+@pytest.mark.parametrize("name", ["net.onnx", "notes.txt", "weights.data"])
+def test_only_single_files_are_replaced(name: str, tmp_path: Path) -> None:
+    path = written(residual_net(), tmp_path)
+    for other in ("notes.txt", "weights.data"):
+        (tmp_path / other).write_text("mine")
+    before = (tmp_path / name).read_bytes()
+    with pytest.raises(kx.KryptonError, match="exists and is no single file"):
+        kx.compile_single_file(path, tmp_path / name, patch=4)
+    assert (tmp_path / name).read_bytes() == before
+
+
+def test_a_single_file_is_replaced(tmp_path: Path) -> None:
+    path, target = written(residual_net(), tmp_path), tmp_path / "h.onnx"
+    first = kx.compile_single_file(path, target, patch=4, stride=8)
+    second = kx.compile_single_file(path, target, patch=4, stride=6)
+    assert first.origins.shape != second.origins.shape
+    assert run(target, image=np.zeros((1, 3, 20, 26), np.float32))["heatmap"].shape[1:] == second.origins.shape[:2]
+
+
+def test_a_disk_that_refuses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = written(residual_net(), tmp_path)
+
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(single_file.os, "replace", full)
+    with pytest.raises(kx.KryptonError, match=r"h.onnx cannot be written: No space left"):
+        kx.compile_single_file(path, tmp_path / "h.onnx", patch=4)
+    assert [file.name for file in tmp_path.iterdir()] == ["net.onnx"]
+
+
 @pytest.mark.parametrize("name", ["heatmap", "target_index"])
 def test_names_of_its_own(name: str, tmp_path: Path) -> None:
     model = residual_net()
@@ -393,7 +451,7 @@ def test_the_image_may_have_any_name(tmp_path: Path) -> None:
 def test_extents_that_depend_on_the_picture(tmp_path: Path) -> None:
     nodes = [node("Conv", ["image", "w1"], ["a"]), node("NonZero", ["a"], ["y"])]
     model = small_net(nodes, {"w1": normal(4, 3, 3, 3)}, outputs={"y": (TensorProto.INT64, ["a", "b"])})
-    with pytest.raises(kx.KryptonError, match="depend on the picture"):
+    with pytest.raises(kx.KryptonError, match="known only when the model runs"):
         kx.compile_single_file(written(model, tmp_path), tmp_path / "h.onnx", patch=4)
 
 
@@ -408,6 +466,7 @@ def test_weights_of_more_than_one_file(tmp_path: Path, monkeypatch: pytest.Monke
     ("options", "message"),
     [
         ({"output": "."}, "is a folder"),
+        ({"output": None}, "output must be a path, not a NoneType"),
         ({"output": "none/h.onnx"}, "no folder none"),
         ({"scored": "z"}, "no output 'z'; its outputs are y"),
         ({"patch": 21}, "does not fit"),

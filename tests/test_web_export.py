@@ -2,6 +2,7 @@
 
 import json
 import os
+import tarfile
 from importlib import resources
 from pathlib import Path
 
@@ -40,7 +41,7 @@ def test_the_folder_holds_all_that_the_page_needs(model: Path, runtime: Path, tm
     )
     page = tmp_path / "page"
     assert made.path == page / "model.onnx"
-    about = json.loads((page / "model.json").read_text(encoding="utf-8"))
+    about = json.loads((page / "krypton_onnx.page.json").read_text(encoding="utf-8"))
     assert about["image_size"] == [20, 26]
     assert about["rows"] == [0, 8, 16]
     assert about["cols"] == [0, 8, 16, 22]
@@ -68,7 +69,7 @@ def test_every_file_that_the_page_asks_for_is_there(model: Path, runtime: Path, 
 def test_an_older_page_is_replaced(model: Path, runtime: Path, tmp_path: Path) -> None:
     kx.export_web(model, tmp_path / "page", patch=4, runtime=runtime)
     kx.export_web(model, tmp_path / "page", patch=6, runtime=runtime)
-    assert json.loads((tmp_path / "page" / "model.json").read_text())["patch"] == [6, 6]
+    assert json.loads((tmp_path / "page" / "krypton_onnx.page.json").read_text())["patch"] == [6, 6]
     assert sorted(file.name for file in tmp_path.iterdir()) == ["net.onnx", "node_modules", "page"]
 
 
@@ -86,7 +87,8 @@ def test_command_line(model: Path, runtime: Path, tmp_path: Path) -> None:
     ("arguments", "message"),
     [
         (["--runtime", "."], "is no onnxruntime-web of version 1.30 or later: it lacks dist/ort.wasm"),
-        (["--sample", "none.png"], "There is no picture at none.png"),
+        (["--sample", "none.png"], "none.png"),
+        (["--sample", "labels.txt"], "labels.txt"),
         (["--labels", "labels.txt"], "1 labels, and the model has 5"),
         ([], "npm, which would fetch it, is not installed"),
     ],
@@ -113,11 +115,38 @@ def test_npm_that_fails(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(kx.KryptonError, match=r"npm could not fetch .* \(no network\): give --runtime"):
         kx.export_web(model, tmp_path / "page", patch=4)
+    npm.write_text("#!/bin/sh\necho nothing > package.tgz\n")
+    with pytest.raises(kx.KryptonError, match=r"does not hold what the page needs .*: give --runtime"):
+        kx.export_web(model, tmp_path / "page", patch=4)
+    with tarfile.open(tmp_path / "other.tgz", "w:gz") as archive:
+        archive.add(model, "package/dist/other.js")
+    npm.write_text(f"#!/bin/sh\n/bin/cp '{tmp_path / 'other.tgz'}' .\n")
+    with pytest.raises(kx.KryptonError, match=r"does not hold what the page needs \(.*ort.wasm.*\): give --runtime"):
+        kx.export_web(model, tmp_path / "page", patch=4)
+    assert not (tmp_path / "page").exists()
+
+
+def test_a_model_with_another_input(runtime: Path, tmp_path: Path) -> None:
+    model = residual_net()
+    model.graph.input.append(onnx.helper.make_tensor_value_info("shift", onnx.TensorProto.FLOAT, [1]))
+    model.graph.node.append(onnx.helper.make_node("Add", ["y", "shift"], ["z"]))
+    model.graph.output[0].name = "z"
+    onnx.save(model, tmp_path / "net.onnx")
+    with pytest.raises(kx.KryptonError, match="beside the image, 'shift', which a page cannot know"):
+        kx.export_web(tmp_path / "net.onnx", tmp_path / "page", patch=4, runtime=runtime)
+    assert not (tmp_path / "page").exists()
+
+
+@pytest.mark.parametrize("arguments", [{"folder": None}, {"samples": "nine.png"}])
+def test_arguments_that_are_none(arguments: dict[str, object], model: Path, runtime: Path, tmp_path: Path) -> None:
+    with pytest.raises(kx.KryptonError, match=r"must be a (path|list)"):
+        kx.export_web(model, **{"folder": tmp_path / "page", "runtime": runtime, **arguments})
 
 
 def test_another_folder_is_not_replaced(model: Path, runtime: Path, tmp_path: Path) -> None:
     (tmp_path / "page").mkdir()
     (tmp_path / "page" / "thesis.txt").write_text("mine")
+    (tmp_path / "page" / "model.json").write_text("{}")
     with pytest.raises(kx.KryptonError, match="is no exported page"):
         kx.export_web(model, tmp_path / "page", patch=4, runtime=runtime)
     assert (tmp_path / "page" / "thesis.txt").read_text() == "mine"

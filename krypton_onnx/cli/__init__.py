@@ -9,6 +9,7 @@ from krypton_onnx.cli.cache import cache
 from krypton_onnx.cli.compile import compile_model
 from krypton_onnx.cli.demo import demo
 from krypton_onnx.cli.explain import explain
+from krypton_onnx.cli.export_triton import export_repository
 from krypton_onnx.cli.export_web import export_page
 from krypton_onnx.cli.inspect import inspect
 from krypton_onnx.cli.tune import tune
@@ -64,5 +65,5 @@ def main() -> None:
     """
 
 
-for _command in (explain, compile_model, inspect, verify, bench, tune, export_page, demo, cache):
+for _command in (explain, compile_model, inspect, verify, bench, tune, export_page, export_repository, demo, cache):
     main.add_command(_command)

@@ -1,11 +1,12 @@
 """`krypton-onnx export-web`."""
 
+import shlex
 from pathlib import Path
 from typing import Any
 
 import click
 
-from krypton_onnx.cli.options import json_option, model_options, size
+from krypton_onnx.cli.options import single_file_options
 from krypton_onnx.cli.sources import bytes_text, full_inference_text, read_labels, say_json, size_text
 
 _EXAMPLES = """\b
@@ -18,29 +19,7 @@ Examples:
 @click.command("export-web", short_help="Write a web page that explains pictures with your model.", epilog=_EXAMPLES)
 @click.argument("model", type=click.Path(path_type=Path))
 @click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
-@click.option(
-    "--patch", type=size, default="16", show_default=True, metavar="N|HxW", help="The patch's size in pixels."
-)
-@click.option(
-    "--stride",
-    type=size,
-    default="8",
-    show_default=True,
-    metavar="N|HxW",
-    help="Pixels between neighbouring positions, down and across; the browser computes on its own.",
-)
-@click.option(
-    "--edge", type=click.Choice(["cover", "stop"]), default="cover", show_default=True, help="As of `explain`."
-)
-@click.option("--output-name", metavar="NAME", help="Which output of the model to score. [default: the first]")
-@model_options
-@click.option(
-    "--preprocess",
-    type=click.Path(path_type=Path),
-    metavar="FILE.json",
-    help="How a picture becomes the input; Hugging Face's preprocessor_config.json works. [default: 0 to 1]",
-)
-@click.option("--labels", type=click.Path(path_type=Path), metavar="FILE", help="Class names, one a line.")
+@single_file_options(stride="8")
 @click.option(
     "--sample",
     "samples",
@@ -55,12 +34,9 @@ Examples:
     metavar="DIR",
     help="The folder of an installed npm package onnxruntime-web. [default: npm fetches it]",
 )
-@click.option("--no-verify", is_flag=True, help="Write without comparing with the model first.")
-@json_option
 def export_page(
     model: Path,
     folder: Path,
-    output_name: str | None,
     preprocess: Path | None,
     labels: Path | None,
     no_verify: bool,
@@ -78,7 +54,6 @@ def export_page(
     made = export_web(
         model,
         folder,
-        scored=output_name,
         preprocess=None if preprocess is None else Preprocess.from_json(preprocess),
         labels=None if labels is None else read_labels(labels),
         verify=not no_verify,
@@ -104,4 +79,7 @@ def export_page(
     )
     if plan.full_inference:
         click.echo(full_inference_text(plan.predicted_speedup))
-    click.echo(f"Serve it, for instance with 'python -m http.server --directory {folder}', and open localhost:8000")
+    if not no_verify:
+        click.echo("Verified against the model on random pictures")
+    serve = f"python -m http.server --directory {shlex.quote(str(folder))}"
+    click.echo(f"Serve it, for instance with {serve} and open localhost:8000")

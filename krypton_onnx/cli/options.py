@@ -130,6 +130,55 @@ def grid_options(function: Function) -> Function:
     )(function)
 
 
+def single_file_options(stride: str) -> Callable[[Function], Function]:
+    """What a file that emits heatmaps is asked, and what is stored with it; `stride` is the default."""
+
+    def decorated(function: Function) -> Function:
+        return _all(
+            click.option(
+                "--patch",
+                type=size,
+                default="16",
+                show_default=True,
+                metavar="N|HxW",
+                help="The patch's size in pixels.",
+            ),
+            click.option(
+                "--stride",
+                type=size,
+                default=stride,
+                show_default=True,
+                metavar="N|HxW",
+                help="Pixels between neighbouring positions, down and across.",
+            ),
+            click.option(
+                "--edge",
+                type=click.Choice(["cover", "stop"]),
+                default="cover",
+                show_default=True,
+                help="Add the last position that fits, so that every pixel is covered, or do not.",
+            ),
+            click.option(
+                "--output-name",
+                "scored",
+                metavar="NAME",
+                help="Which output of the model to score. [default: the first]",
+            ),
+            model_options,
+            click.option(
+                "--preprocess",
+                type=click.Path(path_type=Path),
+                metavar="FILE.json",
+                help="How a picture becomes the input; Hugging Face's preprocessor_config.json works.",
+            ),
+            click.option("--labels", type=click.Path(path_type=Path), metavar="FILE", help="Class names, one a line."),
+            click.option("--no-verify", is_flag=True, help="Write without comparing with the model first."),
+            json_option,
+        )(function)
+
+    return decorated
+
+
 def device_option(function: Function) -> Function:
     """`--device`."""
     return click.option(

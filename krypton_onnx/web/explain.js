@@ -6,8 +6,11 @@ import { Heatmap } from "./heatmap.js";
 /** @typedef {import("./pictures.js").Picture} Picture */
 /** @typedef {import("./pool.js").Pool} Pool */
 
-/** Parts beyond the batches are empty, so that a part of very many holds the base run alone. */
-const NO_BATCH = /** @type {[number, number]} */ ([0, 1_000_000]);
+/** Parts beyond the batches are empty, so that the last of very many holds the base run alone. */
+const NO_BATCH = /** @type {[number, number]} */ ([999_999, 1_000_000]);
+
+/** Each part repeats the base run: enough of them to see progress, and no more. */
+const MOST_PARTS = 16;
 
 /**
  * @param {Pool} pool
@@ -34,7 +37,7 @@ export async function predict(pool, model, picture, signal) {
  */
 export async function explain(pool, model, picture, { target, baseScore, fill }, signal, onPart) {
   const heatmap = new Heatmap(model, target, baseScore);
-  const parts = model.batches;
+  const parts = Math.min(model.batches, MOST_PARTS);
   let done = 0;
   onPart(heatmap, done, parts);
   const asked = Array.from({ length: parts }, async (_, i) => {

@@ -1,5 +1,5 @@
 // @ts-check
-/** The exported folder: what model.json says, and its two large files. */
+/** The exported folder: what krypton_onnx.page.json says, and its two large files. */
 import { UserError } from "./errors.js";
 
 /**
@@ -27,11 +27,11 @@ const INCOMPLETE = "export the folder again with “krypton-onnx export-web”."
 
 /** @returns {Promise<Model>} */
 export async function loadModel() {
-  const response = await get("model.json");
+  const response = await get("krypton_onnx.page.json");
   try {
     return await response.json();
   } catch {
-    throw new UserError(`The file model.json is damaged: ${INCOMPLETE}`);
+    throw new UserError(`The file krypton_onnx.page.json is damaged: ${INCOMPLETE}`);
   }
 }
 
@@ -63,7 +63,7 @@ export async function download(file, size, onProgress) {
     onProgress(received, Math.max(expected, received));
   }
   if (size !== null && received !== size) {
-    throw new UserError(`The file ${file} has ${received} bytes where model.json says ${size}: ${INCOMPLETE}`);
+    throw new UserError(`The file ${file} has ${received} bytes where krypton_onnx.page.json says ${size}: ${INCOMPLETE}`);
   }
   return received === bytes.length ? bytes.buffer : bytes.slice(0, received).buffer;
 }
