@@ -15,12 +15,10 @@ import json
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -38,7 +36,7 @@ from krypton_onnx.benchmark import machine
 from krypton_onnx.runtime.side_by_side import available_cores
 
 sys.path.insert(0, str(ROOT / "tests"))
-from hosting import HOSTS, build_program, lay_scripts
+from hosting import HOSTS, build_program, lay_scripts, served
 
 RESULTS = ROOT / "docs" / "hosts.json"
 PAGE = ROOT / "docs" / "embedding.md"
@@ -160,21 +158,15 @@ def _elsewhere(
 def _page(folder: Path, model: Path, question: dict[str, Any]) -> Callable[[], float]:
     page, packages = folder / "page", HOSTS / "node_modules"
     kx.export_web(model, page, samples=[folder / "picture.png"], runtime=packages / "onnxruntime-web", **question)
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(_Silent, directory=str(page)))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    address = f"http://127.0.0.1:{server.server_port}/?picture=samples/picture.png"
 
     def opened() -> float:
         driver = ROOT / "tests" / "hosts" / "browser.mjs"
-        found = json.loads(_run(["node", driver, address, folder / "page.png"], folder).stdout)
+        with served(page) as address:
+            command = ["node", driver, f"{address}?picture=samples/picture.png", folder / "page.png"]
+            found = json.loads(_run(command, folder).stdout)
         return float(found["result"]["seconds"])
 
     return opened
-
-
-class _Silent(SimpleHTTPRequestHandler):
-    def log_message(self, *_: Any) -> None:
-        pass
 
 
 def _run(command: list[Any], folder: Path) -> subprocess.CompletedProcess[str]:

@@ -8,7 +8,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 
@@ -71,6 +71,22 @@ class SingleFile:
     batches: int
 
 
+class SingleFileOptions(TypedDict, total=False):
+    """What `compile_single_file` takes, and who puts such files somewhere passes on to it."""
+
+    patch: Pair
+    stride: Pair
+    edge: Edge
+    scored: str | None
+    input_size: int | tuple[int, int] | None
+    image_input: str | None
+    channels_last: bool | None
+    preprocess: Preprocess | Mapping[str, Any] | str | os.PathLike[str] | None
+    labels: Sequence[str] | None
+    device: Device
+    verify: bool
+
+
 def compile_single_file(
     model: str | os.PathLike[str],
     output: str | os.PathLike[str],
@@ -127,8 +143,7 @@ def compile_single_file(
     plan = compiled.plan
     check_plan(plan)
     name = _scored(plan, scored)
-    origins, schedule = schedule_of(plan, request.patch, steps, edge)
-    batches = len(schedule.ends) - 1
+    origins, schedule = schedule_of(plan, steps, edge)
     single = build_single(compiled.exact.base, compiled.exact.incremental, plan, schedule, name)
     properties = _properties(plan, steps, edge, name)
     try:
@@ -136,7 +151,7 @@ def compile_single_file(
         with private_folder(target) as aside:
             write_single(single, compiled.notes, properties, aside / target.name, defaults=defaults)
             if verify:
-                checks = verify_single(request.path, aside / target.name, plan, origins, batches, name)
+                checks = verify_single(request.path, aside / target.name, plan, origins, schedule, name)
                 refuse_if_wrong(request.path, checks)
             os.replace(aside / target.name, target)
     except OSError as error:
@@ -145,24 +160,23 @@ def compile_single_file(
         tuple(Port(t.name, np.dtype(t.dtype).name, tuple(t.shape)) for t in tensors)
         for tensors in (single.graph.inputs, single.graph.outputs)
     )
-    return SingleFile(target, plan, inputs, outputs, name, origins, batches)
+    return SingleFile(target, plan, inputs, outputs, name, origins, len(schedule.ends) - 1)
 
 
-def schedule_of(plan: Plan, patch: tuple[int, int], stride: tuple[int, int], edge: Edge) -> tuple[Integers, Schedule]:
-    """The grid, int64 [rows, cols, 2], and its queries as they run.
+def schedule_of(plan: Plan, stride: tuple[int, int], edge: Edge) -> tuple[Integers, Schedule]:
+    """The grid of the plan's patch, int64 [rows, cols, 2], and its queries as they run.
 
     Raises:
-        KryptonError: the patch does not fit, or `edge` is unknown.
+        KryptonError: `edge` is unknown.
     """
     height, width = (extent or 0 for extent in plan.image.shape[1:])
-    origins = grid((height, width), patch, stride, edge, None)
+    origins, patch = grid((height, width), plan.patch, stride, edge, None), plan.patch
     places = origins.reshape(-1, 2)
     tables = window_tables(plan.program, plan.windows, patch)
     batches = list(plan_batches(plan, tables, places, patch, lanes(plan, patch, tables, None, 1)))
     queries = np.concatenate([batch.queries for batch in batches])
     return origins, Schedule(
         extents=(origins.shape[0], origins.shape[1]),
-        patch=patch,
         origins=places[queries],
         places=queries,
         ends=np.cumsum([0, *(len(batch.queries) for batch in batches)]),

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from krypton_onnx.passes.build_single import BASE_SCORE, FILL, HEATMAP, IMAGE, PART, TARGET, TARGET_INDEX
+from krypton_onnx.passes.build_single import BASE_SCORE, FILL, HEATMAP, IMAGE, PART, TARGET, TARGET_INDEX, Schedule
 from krypton_onnx.plan import Plan
 from krypton_onnx.preprocess import Preprocess, as_dtype
 from krypton_onnx.random_inputs import random_images, random_input, random_pictures
@@ -38,7 +38,7 @@ class _Asked:
 
 
 def verify_single(
-    model: Path, file: Path, plan: Plan, origins: Integers, batches: int, scored: str, seed: int = 0
+    model: Path, file: Path, plan: Plan, origins: Integers, schedule: Schedule, scored: str, seed: int = 0
 ) -> Iterator[OutputCheck]:
     """Compare two random pictures, under a random fill, with the source model.
 
@@ -46,8 +46,9 @@ def verify_single(
         model: the source model.
         file: compiled from it.
         plan: its plan.
-        origins: int64 [rows, cols, 2], its grid.
-        batches: that it has; of the first and the last, which are the longest and the shortest, queries are compared.
+        origins: int64 [rows, cols, 2], its grid, by which the places of the heatmap are judged.
+        schedule: its queries; of the first batch and of the last, which are the longest and the shortest, some are
+            compared.
         scored: name of the output that it scores.
         seed: of the random numbers.
 
@@ -61,10 +62,11 @@ def verify_single(
     asked = _asked(rng, plan)
     engine, source = Engine(file), Source(model, plan, asked.others)
     top = {TARGET: np.full(1, -1)}
-    parts = [
-        dict(zip(engine.outputs, engine.run({**asked.feed, **top, PART: np.array([n, batches])}), strict=True))
-        for n in dict.fromkeys((0, batches - 1))
-    ]
+    batches = len(schedule.ends) - 1
+    parts = {
+        n: dict(zip(engine.outputs, engine.run({**asked.feed, **top, PART: np.array([n, batches])}), strict=True))
+        for n in (0, batches - 1)
+    }
     plain = _Truth(source, asked.images, plan)
     for info in plan.outputs:
         theirs = np.asarray(plain.outputs[info.name])
@@ -72,17 +74,17 @@ def verify_single(
             ours, full = parts[0][info.name][[picture]], theirs[[picture]]
             yield plain.verdict(info.name, info.name, ours, full, theirs[other])
     for picture, target in enumerate(parts[0][TARGET_INDEX]):
-        own = np.asarray(plain.outputs[scored])[picture].reshape(-1)
+        own, other = np.asarray(plain.outputs[scored]).reshape(2, -1)[[picture, 1 - picture]]
         ours = np.asarray(parts[0][BASE_SCORE])[[picture], None]
-        yield plain.verdict(BASE_SCORE, scored, ours, own.max(keepdims=True)[None], own.mean()[None])
-        for part in parts:
-            heatmap = np.asarray(part[HEATMAP][picture], np.float32)
-            places = rng.permutation(np.argwhere(~np.isnan(heatmap)))[:QUERIES]
+        yield plain.verdict(BASE_SCORE, scored, ours, own.max(keepdims=True)[None], other.max(keepdims=True))
+        for number, part in parts.items():
+            batch = np.arange(schedule.ends[number], schedule.ends[number + 1])
+            places = schedule.places[rng.permutation(batch)[:QUERIES]]
             content = np.broadcast_to(asked.colour[:, None, None], (len(places), len(asked.colour), *plan.patch))
-            occluded = Probe(origins[places[:, 0], places[:, 1]], content).images(asked.images[picture])
+            occluded = Probe(origins.reshape(-1, 2)[places], content).images(asked.images[picture])
             truth = _Truth(source, occluded, plan)
             scores = np.asarray(truth.outputs[scored]).reshape(len(places), -1)[:, [int(target)]]
-            ours = heatmap[places[:, 0], places[:, 1]][:, None]
+            ours = np.asarray(part[HEATMAP][picture]).reshape(-1)[places, None]
             yield truth.verdict(HEATMAP, scored, ours, scores, own[[int(target)]])
 
 

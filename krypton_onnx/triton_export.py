@@ -3,18 +3,15 @@
 import json
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Unpack
 
 from krypton_onnx.artifact import Kind, refuse_foreign, staged_folder
 from krypton_onnx.compiler import check_path
 from krypton_onnx.errors import KryptonError
-from krypton_onnx.plan import Device
-from krypton_onnx.preprocess import Preprocess
-from krypton_onnx.runtime.questions import Edge, Pair
-from krypton_onnx.single_file import Port, SingleFile, compile_single_file
+from krypton_onnx.single_file import Port, SingleFile, SingleFileOptions, compile_single_file
 
 CONFIG, VERSION, MODEL, LABELS = "config.pbtxt", "1", "model.onnx", "labels.txt"
 ABOUT = "krypton_onnx.triton.json"
@@ -36,17 +33,7 @@ def export_triton(
     *,
     name: str | None = None,
     instances: int = 1,
-    patch: Pair = 16,
-    stride: Pair = 4,
-    edge: Edge = "cover",
-    scored: str | None = None,
-    input_size: int | tuple[int, int] | None = None,
-    image_input: str | None = None,
-    channels_last: bool | None = None,
-    preprocess: Preprocess | Mapping[str, Any] | str | os.PathLike[str] | None = None,
-    labels: Sequence[str] | None = None,
-    device: Device = "cpu",
-    verify: bool = True,
+    **options: Unpack[SingleFileOptions],
 ) -> SingleFile:
     """Write a model into a Triton model repository: its configuration, and a single file as version 1.
 
@@ -56,9 +43,7 @@ def export_triton(
         name: of the model in it; by default the file's, with `_heatmap` behind it. An older one that was written by
             this function is replaced.
         instances: how many requests Triton answers side by side.
-        patch, stride, edge, scored, input_size, image_input, channels_last, preprocess, labels, verify: see
-            `compile_single_file`.
-        device: where Triton shall run it, and what it is planned for.
+        options: see `compile_single_file`; `device` also says where Triton shall run it.
 
     Raises:
         KryptonError: the model cannot be compiled, or something else has its place.
@@ -78,18 +63,8 @@ def export_triton(
         made = compile_single_file(
             source,
             staged / VERSION / MODEL,
-            patch=patch,
-            stride=stride,
-            edge=edge,
-            scored=scored,
-            input_size=input_size,
-            image_input=image_input,
-            channels_last=channels_last,
-            preprocess=preprocess,
-            labels=labels,
-            device=device,
+            **options,
             defaults=False,  # Triton's backend knows no inputs that have one
-            verify=verify,
         )
         if made.plan.labels is not None:
             (staged / LABELS).write_text("".join(f"{label}\n" for label in made.plan.labels), encoding="utf-8")

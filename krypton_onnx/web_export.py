@@ -5,11 +5,11 @@ import os
 import shutil
 import subprocess
 import tarfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 
@@ -20,8 +20,8 @@ from krypton_onnx.folders import temporary_folder
 from krypton_onnx.passes.load import load
 from krypton_onnx.pictures import open_picture
 from krypton_onnx.preprocess import Preprocess
-from krypton_onnx.runtime.questions import Edge, Pair, pair
-from krypton_onnx.single_file import SingleFile, compile_single_file
+from krypton_onnx.runtime.questions import pair
+from krypton_onnx.single_file import SingleFile, SingleFileOptions, compile_single_file
 
 PACKAGE = "onnxruntime-web"
 WANTED = f"{PACKAGE}@^1.30.0"
@@ -33,6 +33,8 @@ RUNTIME = ("ort.wasm.bundle.min.mjs", "ort-wasm-simd-threaded.wasm")
 MODEL, ABOUT, SAMPLES = "model.onnx", "krypton_onnx.page.json", "samples"
 PAGE = Kind(ABOUT, "exported page")
 
+STRIDE = 8
+
 _REMEDY = f"give --runtime the folder of an installed {PACKAGE} (npm install {WANTED})."
 
 _ASSETS = (".html", ".css", ".js")
@@ -42,28 +44,19 @@ def export_web(
     model: str | os.PathLike[str],
     folder: str | os.PathLike[str],
     *,
-    patch: Pair = 16,
-    stride: Pair = 8,
-    edge: Edge = "cover",
-    scored: str | None = None,
-    input_size: int | tuple[int, int] | None = None,
-    image_input: str | None = None,
-    channels_last: bool | None = None,
-    preprocess: Preprocess | Mapping[str, Any] | str | os.PathLike[str] | None = None,
-    labels: Sequence[str] | None = None,
     samples: Sequence[str | os.PathLike[str]] = (),
     runtime: str | os.PathLike[str] | None = None,
-    verify: bool = True,
+    **options: Unpack[SingleFileOptions],
 ) -> SingleFile:
     """Write a folder that any web server can serve, and that works without one of ours.
 
     Args:
         model: an ONNX file of opset 7 or later, whose image has 1 or 3 channels.
         folder: to write; an older exported page there is replaced.
-        patch, stride, edge, scored, input_size, image_input, channels_last, labels, verify: see `compile_single_file`.
-        preprocess: how a picture becomes the input tensor; by default the size is fitted and pixels are brought to 0…1.
         samples: pictures to offer on the page.
         runtime: the folder of an installed npm package onnxruntime-web; by default npm fetches it.
+        options: see `compile_single_file`. The stride is 8 unless told, as a browser computes on its own. Without
+            `preprocess` the size is fitted and pixels are brought to 0…1.
 
     Returns:
         The page's model.
@@ -76,9 +69,9 @@ def export_web(
     target, source = Path(folder), Path(model)
     refuse_foreign(target, PAGE)  # before the work; again at its end
     pictures = _checked_samples(samples)
-    if preprocess is None:
-        size = None if input_size is None else pair(input_size, "input size")
-        preprocess = _default_preprocess(source, image_input, size, channels_last)
+    options.setdefault("stride", STRIDE)
+    if options.get("preprocess") is None:
+        options["preprocess"] = _default_preprocess(source, options)
     with staged_folder(target, PAGE) as staged:
         _copy_assets(staged)
         (staged / "runtime").mkdir()
@@ -86,17 +79,8 @@ def export_web(
         made = compile_single_file(
             source,
             staged / MODEL,
-            patch=patch,
-            stride=stride,
-            edge=edge,
-            scored=scored,
-            input_size=input_size,
-            image_input=image_input,
-            channels_last=channels_last,
-            preprocess=preprocess,
-            labels=labels,
+            **options,
             defaults=False,  # which ONNX Runtime's JavaScript packages cannot override
-            verify=verify,
         )
         _refuse_other_inputs(made)
         (staged / SAMPLES).mkdir()
@@ -107,12 +91,16 @@ def export_web(
     return replace(made, path=target / MODEL)
 
 
-def _default_preprocess(
-    model: Path, image_input: str | None, input_size: tuple[int, int] | None, channels_last: bool | None
-) -> Preprocess | None:
+def _default_preprocess(model: Path, options: SingleFileOptions) -> Preprocess | None:
     if not model.is_file():
         return None  # which compiling it will say
-    net = load(model, image_input=image_input, input_size=input_size, channels_last=channels_last)
+    size = options.get("input_size")
+    net = load(
+        model,
+        image_input=options.get("image_input"),
+        input_size=None if size is None else pair(size, "input size"),
+        channels_last=options.get("channels_last"),
+    )
     channels, height, width = net.image_tensor.shape[1:]
     if net.channels_last:
         return Preprocess.for_input((height, width, channels), "NHWC")

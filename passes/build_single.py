@@ -6,8 +6,9 @@ import numpy as np
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
+from krypton_onnx import geometry
 from krypton_onnx.passes import network
-from krypton_onnx.passes.emit import Emitter
+from krypton_onnx.passes.emit import Emitter, IntArray, IntGraph
 from krypton_onnx.passes.network import Array, DetachedValues, memory_of
 from krypton_onnx.passes.per_query import query_shape
 from krypton_onnx.passes.pixels import emit_as_dtype, emit_tensor
@@ -30,7 +31,6 @@ class Schedule:
 
     Attributes:
         extents: (rows, columns) of the heatmap.
-        patch: (height, width).
         origins: int64 [Q, 2], in the order in which they run.
         places: int64 [Q], of their scores in the flattened heatmap.
         ends: int64 [K + 1]: batch k has the queries from ends[k] up to ends[k + 1].
@@ -39,7 +39,6 @@ class Schedule:
     """
 
     extents: tuple[int, int]
-    patch: tuple[int, int]
     origins: Integers
     places: Integers
     ends: Integers
@@ -172,12 +171,12 @@ class _Builder:
         body = self._one_batch(first, parts, content, target, views)
         scores = gs.Variable(emitter.unique("scores/all"), _FLOAT32, [len(self.schedule.places)])
         emitter.nodes.append(
-            gs.Node("Loop", "batches", {"body": body}, [count, gs.Variable.empty(), nothing], [scores])
+            gs.Node("Loop", "batches", {"body": body}, [count.tensor, gs.Variable.empty(), nothing], [scores])
         )
         return scores
 
     def _one_batch(
-        self, first: gs.Tensor, parts: gs.Tensor, content: gs.Tensor, target: gs.Tensor, views: list[gs.Variable]
+        self, first: IntArray, parts: IntArray, content: gs.Tensor, target: gs.Tensor, views: list[gs.Variable]
     ) -> gs.Graph:
         """The body of the Loop: one run of the incremental graph, and where its scores belong."""
         emitter, schedule = self.main.inner(), self.schedule
@@ -185,7 +184,7 @@ class _Builder:
         going = gs.Variable(emitter.unique("batch/going"), _BOOL, [])
         known = gs.Variable(emitter.unique("batch/known"), _FLOAT32, [len(schedule.places)])
         with emitter.scope("batch"):
-            batch = emitter.op("Add", emitter.op("Mul", number, parts), first)
+            batch = (IntGraph(emitter, np.int64).wrap(number) * parts + first).tensor
             one = emitter.op("Unsqueeze", batch, emitter.constant(np.zeros(1, np.int64)))
             begin = emitter.op("Gather", self._table("batches/begins", schedule.ends[:-1]), one, name="batch/begin")
             end = emitter.op("Gather", self._table("batches/ends", schedule.ends[1:]), one, name="batch/end")
@@ -217,7 +216,7 @@ class _Builder:
         with self.main.scope("patch"):
             colour = self._in_model_units(self.main, self.fill)
             across = self.main.constant(np.array([1, -1, 1, 1], np.int64))
-            whole = self.main.constant(np.array([1, self.fill.shape[0], *self.schedule.patch], np.int64))
+            whole = self.main.constant(np.array([1, self.fill.shape[0], *self.plan.patch], np.int64))
             return self.main.op("Expand", self.main.op("Reshape", colour, across), whole)
 
     def _model_input(self, emitter: Emitter, picture: gs.Variable) -> gs.Variable:
@@ -255,19 +254,15 @@ class _Builder:
             own = emitter.op("Cast", emitter.op("Gather", flat, target, axis=0), to=np.float32)
             return target, self._scalar(emitter, own, "target/base_score")
 
-    def _part(self, emitter: Emitter) -> tuple[gs.Variable, gs.Variable, gs.Variable]:
+    def _part(self, emitter: Emitter) -> tuple[IntArray, IntArray, IntArray]:
         """Of the wanted part: its first batch, how far the next one is, and how many it has.
 
         The longest batches come first, so that parts are about equally long if each takes every n-th batch.
         """
-        batches, one, zero = (
-            emitter.constant(np.array(number, np.int64)) for number in (len(self.schedule.ends) - 1, 1, 0)
-        )
+        integers = IntGraph(emitter, np.int64)
         with emitter.scope("part"):
-            first = emitter.op("Gather", self.part, zero, name="part/first", axis=0)
-            parts = emitter.op("Gather", self.part, one, name="part/parts", axis=0)
-            left = emitter.op("Add", emitter.op("Sub", batches, first), emitter.op("Sub", parts, one))
-            return first, parts, emitter.op("Div", left, parts, name="part/count")
+            first, parts = (integers.take(integers.wrap(self.part), number) for number in (0, 1))
+            return first, parts, geometry.strided_count(len(self.schedule.ends) - 1, first, parts)
 
     def _views_as_rows(self, emitter: Emitter) -> list[gs.Variable]:
         """Every view [1, rows, columns, C] as [rows · columns, C]."""
@@ -327,21 +322,19 @@ class _Builder:
             node.name = f"{prefix}{node.name}" if node.name else ""
         weights: dict[str, gs.Node] = {}
         for tensor in _own_tensors(graph, shared):
-            tensor.name = f"{prefix}{tensor.name}"
+            name, tensor.name = tensor.name, f"{prefix}{tensor.name}"
             if isinstance(tensor, gs.Constant) and isinstance(tensor._values, DetachedValues):
                 array = tensor._values.array
                 tensor.to_variable(array.dtype, list(array.shape))
                 tensor.type = "tensor_type"  # which graphsurgeon forgets
-                weights.setdefault(tensor.name, self._weight(tensor, array))
+                weights.setdefault(tensor.name, self._weight(tensor, name, array))
         return [*weights.values(), *graph.nodes]
 
-    def _weight(self, weight: gs.Variable, array: Array) -> gs.Node:
+    def _weight(self, weight: gs.Variable, name: str, array: Array) -> gs.Node:
         """The node that makes a weight of what the outermost graph holds."""
         memory = memory_of(array)
         if memory not in self.weights:
-            held = array.reshape(self.shapes[memory])
-            prefix = next(one for one in (self.of_image, self.of_queries) if weight.name.startswith(one))
-            self.weights[memory] = self._table(f"weights/{weight.name.removeprefix(prefix)}", held)
+            self.weights[memory] = self._table(f"weights/{name}", array.reshape(self.shapes[memory]))
         source = self.weights[memory]
         if len(source.shape) > 1:
             return gs.Node("Identity", weight.name, {}, [source], [weight])

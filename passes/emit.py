@@ -126,6 +126,9 @@ class IntArray:
     def __rmul__(self, other: "Operand") -> "IntArray":
         return self * other
 
+    def __floordiv__(self, other: "Operand") -> "IntArray":
+        return self.graph.op("Div", self, other)  # which cuts off: the same where nothing is negative
+
     def __lt__(self, other: "Operand") -> "IntArray":
         return self.graph.op("Less", self, other)
 

@@ -1,10 +1,16 @@
 """Other hosts, as tests/hosts/install brings them: programs made of the snippets of docs/embedding.md."""
 
+import http.server
 import os
 import re
 import shutil
 import subprocess
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import onnxruntime as ort
 
@@ -40,3 +46,22 @@ def lay_scripts(folder: Path) -> Path:
     for name in ("single.mjs", "two.mjs"):
         shutil.copy(SOURCES / name, scripts)
     return scripts
+
+
+class _Silent(http.server.SimpleHTTPRequestHandler):
+    """A static server that logs nothing."""
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+@contextmanager
+def served(folder: Path) -> Iterator[str]:
+    """The address of a folder, as a static server shows it."""
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(_Silent, directory=str(folder)))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}/"
+    finally:
+        server.shutdown()
+        server.server_close()

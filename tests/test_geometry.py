@@ -401,3 +401,9 @@ def test_patch_pixels_of_every_copy_of_an_image() -> None:
 )
 def test_grid(begin, end, patch, stride, cover, expected):
     assert geometry.grid_axis(begin, end, patch, stride, cover=cover).tolist() == expected
+
+
+def test_a_stride_counts_what_lies_below() -> None:
+    for count, step in itertools.product(range(12), range(1, 15)):
+        for first in range(step):
+            assert geometry.strided_count(count, first, step) == len(range(first, count, step))

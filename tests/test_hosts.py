@@ -3,13 +3,10 @@
 ``tests/hosts/install DIR`` brings the hosts; KRYPTON_HOSTS=DIR tells where they are.
 """
 
-import http.server
 import json
 import shutil
 import subprocess
-import threading
 from collections.abc import Iterator
-from functools import partial
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -17,7 +14,7 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 import pytest
-from hosting import HOSTS, SOURCES, build_program, lay_scripts, snippets
+from hosting import HOSTS, SOURCES, build_program, lay_scripts, served, snippets
 from numpy.typing import NDArray
 
 import krypton_onnx as kx
@@ -210,15 +207,8 @@ def test_node_two_graphs(asked: Asked, scripts: Path) -> None:
 # ----------------------------------------------------------------------------------------------------- browser
 
 
-class Silent(http.server.SimpleHTTPRequestHandler):
-    """A static server that logs nothing."""
-
-    def log_message(self, *_: Any) -> None:
-        pass
-
-
 @pytest.fixture
-def served(asked: Asked) -> Iterator[str]:
+def page_address(asked: Asked) -> Iterator[str]:
     """The exported page on this machine."""
     needs(HOSTS / "node_modules" / "playwright-core")
     tool("node")
@@ -233,16 +223,14 @@ def served(asked: Asked) -> Iterator[str]:
         samples=[SHIPPED / "pictures" / "nine.png"],
         runtime=HOSTS / "node_modules" / "onnxruntime-web",
     )
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(Silent, directory=str(folder)))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}/"
-    server.shutdown()
+    with served(folder) as address:
+        yield address
 
 
-def test_the_page_in_a_browser(asked: Asked, served: str) -> None:
+def test_the_page_in_a_browser(asked: Asked, page_address: str) -> None:
     screenshot = asked.folder / "page.png"
     driver = SOURCES / "browser.mjs"
-    found = json.loads(said("node", driver, f"{served}?picture=samples/nine.png", screenshot))
+    found = json.loads(said("node", driver, f"{page_address}?picture=samples/nine.png", screenshot))
     assert found["state"] == "done", found
     assert found["consoleErrors"] == []
     result = found["result"]

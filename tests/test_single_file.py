@@ -15,12 +15,13 @@ from onnx import TensorProto, helper
 from twin import average, normal, residual_net, small_net
 
 import krypton_onnx as kx
-from krypton_onnx import single_file
+from krypton_onnx import single_file, single_verification
 from krypton_onnx.cli import main
 from krypton_onnx.models import build
 from krypton_onnx.passes import write
 from krypton_onnx.random_inputs import random_images, random_input, random_pictures
 from krypton_onnx.runtime.base import Base
+from krypton_onnx.runtime.engine import Engine
 
 SHIPPED = resources.files("krypton_onnx.models")
 DEMO = Path(str(SHIPPED / "demo.onnx"))
@@ -375,7 +376,7 @@ def test_a_wrong_file_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_parts_are_about_equally_long(tmp_path: Path) -> None:
     path = written(build("resnet18", input_size=64), tmp_path)
     made = kx.compile_single_file(path, tmp_path / "heatmap.onnx", patch=8, stride=2, verify=False)
-    _, schedule = single_file.schedule_of(made.plan, (8, 8), (2, 2), "cover")
+    _, schedule = single_file.schedule_of(made.plan, (2, 2), "cover")
     cells = schedule.window_sizes.prod(axis=2) @ np.array([window.seconds for window in made.plan.windows])
     seconds = cells * np.diff(schedule.ends)
     image = random_images(np.random.default_rng(0), made.plan, 1)
@@ -397,6 +398,17 @@ def test_names_that_the_graph_uses_itself(tmp_path: Path) -> None:
         value.name = renamed.get(value.name, value.name)
     path = written(model, tmp_path)
     assert_as_driven(path, kx.compile_single_file(path, tmp_path / "h.onnx", patch=3, stride=5), (5, 5))
+
+
+def test_scores_that_are_missing_are_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Forgetful(Engine):
+        def run(self, *arguments: Any) -> Any:
+            outputs = dict(zip(self.outputs, super().run(*arguments), strict=True))
+            return list((outputs | {"heatmap": np.full_like(outputs["heatmap"], np.nan)}).values())
+
+    monkeypatch.setattr(single_verification, "Engine", Forgetful)
+    with pytest.raises(kx.KryptonError, match="does not reproduce the output 'heatmap'"):
+        kx.compile_single_file(written(residual_net(), tmp_path), tmp_path / "h.onnx", patch=4, stride=8)
 
 
 @pytest.mark.parametrize("name", ["net.onnx", "notes.txt", "weights.data"])
@@ -499,6 +511,15 @@ def test_command_line(tmp_path: Path) -> None:
     report = json.loads(CliRunner().invoke(main, [str(a) for a in (*arguments, "--json", "--no-verify")]).output)
     assert (report["grid"], report["verified"], report["bytes"]) == ([3, 3], False, target.stat().st_size)
     assert sorted(file.name for file in tmp_path.iterdir()) == ["heatmap.onnx", "net.onnx"]
+
+
+def test_command_line_without_defaults(tmp_path: Path) -> None:
+    path, target = written(residual_net(), tmp_path), tmp_path / "heatmap.onnx"
+    arguments = ["compile", path, "--single-file", target, "--patch", "4", "--no-defaults", "--output-name", "y"]
+    result = CliRunner().invoke(main, [str(a) for a in arguments])
+    assert result.exit_code == 0, result.output
+    graph = onnx.load(target).graph
+    assert not {t.name for t in graph.input} & {t.name for t in graph.initializer}
 
 
 @pytest.mark.parametrize(

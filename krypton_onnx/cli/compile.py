@@ -7,7 +7,7 @@ import click
 
 from krypton_onnx.cli.options import json_option, model_options, size
 from krypton_onnx.cli.single_file import compile_single
-from krypton_onnx.cli.sources import bytes_text, full_inference_text, read_labels, say_json, size_text
+from krypton_onnx.cli.sources import bytes_text, full_inference_text, say_json, size_text, stored_with_model
 
 if TYPE_CHECKING:
     from krypton_onnx.artifact import Artifact
@@ -83,23 +83,21 @@ def compile_model(
     patch and the stride that are given here. docs/embedding.md lists its inputs.
     """
     from krypton_onnx.compiler import compile
-    from krypton_onnx.preprocess import Preprocess
 
     asked = _asked(single_file, output, question)
-    common = {
+    common: dict[str, Any] = {
         "patch": patch,
         "input_size": input_size,
         "image_input": image_input,
         "channels_last": channels_last,
-        "preprocess": None if preprocess is None else Preprocess.from_json(preprocess),
-        "labels": None if labels is None else read_labels(labels),
+        **stored_with_model(preprocess, labels),
         "device": device,
         "verify": not no_verify,
     }
     if single_file is not None:
         compile_single(model, single_file, **common, **asked, as_json=as_json)
         return
-    artifact = compile(model, output, **common)  # type: ignore[arg-type]
+    artifact = compile(model, output, **common)
     report = _report(artifact, verified=not no_verify)
     if as_json:
         say_json(report)
@@ -117,8 +115,8 @@ def _asked(single_file: Path | None, output: Path | None, given: dict[str, Any])
         )
     if single_file is not None and output is not None:
         raise click.UsageError("--output names a folder and --single-file a file: give one of them.")
-    scored = asked.pop("output_name", None)
-    return {**asked, "scored": scored, "defaults": not asked.pop("no_defaults", False)}
+    renamed = {"scored": asked.pop("output_name", None), "defaults": not asked.pop("no_defaults", False)}
+    return {**asked, **renamed}
 
 
 def _report(artifact: "Artifact", *, verified: bool) -> dict[str, Any]:

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from krypton_onnx.cli.options import single_file_options
-from krypton_onnx.cli.sources import bytes_text, full_inference_text, read_labels, say_json, size_text
+from krypton_onnx.cli.single_file import say_made
+from krypton_onnx.cli.sources import stored_with_model
 
 if TYPE_CHECKING:
     from krypton_onnx.plan import Device
@@ -50,37 +51,14 @@ def export_repository(
 
     Triton's ONNX Runtime backend runs it; no code of ours is on the server. docs/serving.md has a client.
     """
-    from krypton_onnx.preprocess import Preprocess
     from krypton_onnx.triton_export import export_triton
 
     made = export_triton(
         model,
         repository,
-        preprocess=None if preprocess is None else Preprocess.from_json(preprocess),
-        labels=None if labels is None else read_labels(labels),
+        **stored_with_model(preprocess, labels),
         device=device,
         verify=not no_verify,
         **options,
     )
-    plan, folder = made.plan, made.path.parent.parent
-    report: dict[str, Any] = {
-        "folder": str(folder),
-        "model": plan.source.file,
-        "bytes": made.path.stat().st_size,
-        "patch": plan.patch,
-        "grid": made.origins.shape[:2],
-        "predicted_speedup": plan.predicted_speedup,
-        "full_inference": plan.full_inference,
-        "verified": not no_verify,
-    }
-    if as_json:
-        say_json(report)
-        return
-    click.echo(
-        f"Wrote {folder}, {bytes_text(report['bytes'])}: heatmaps of {size_text(report['grid'])} positions, patches of "
-        f"{size_text(plan.patch)}"
-    )
-    if not no_verify:
-        click.echo("Verified against the model on random pictures")
-    if plan.full_inference:
-        click.echo(full_inference_text(plan.predicted_speedup))
+    say_made(made, made.path.parent.parent, verified=not no_verify, as_json=as_json)

@@ -7,7 +7,8 @@ from typing import Any
 import click
 
 from krypton_onnx.cli.options import single_file_options
-from krypton_onnx.cli.sources import bytes_text, full_inference_text, read_labels, say_json, size_text
+from krypton_onnx.cli.single_file import say_made
+from krypton_onnx.cli.sources import stored_with_model
 
 _EXAMPLES = """\b
 Examples:
@@ -48,38 +49,16 @@ def export_page(
     Any web server can serve it as it is: the model runs in the visitor's browser (ONNX Runtime as WebAssembly), and no
     picture leaves it.
     """
-    from krypton_onnx.preprocess import Preprocess
     from krypton_onnx.web_export import export_web
 
     made = export_web(
         model,
         folder,
-        preprocess=None if preprocess is None else Preprocess.from_json(preprocess),
-        labels=None if labels is None else read_labels(labels),
+        **stored_with_model(preprocess, labels),
         verify=not no_verify,
         **options,
     )
-    plan = made.plan
-    report: dict[str, Any] = {
-        "folder": str(folder),
-        "model": plan.source.file,
-        "bytes": sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()),
-        "patch": plan.patch,
-        "grid": made.origins.shape[:2],
-        "predicted_speedup": plan.predicted_speedup,
-        "full_inference": plan.full_inference,
-        "verified": not no_verify,
-    }
-    if as_json:
-        say_json(report)
-        return
-    click.echo(
-        f"Wrote {folder}, {bytes_text(report['bytes'])}: heatmaps of {size_text(report['grid'])} positions, patches of "
-        f"{size_text(plan.patch)}"
-    )
-    if plan.full_inference:
-        click.echo(full_inference_text(plan.predicted_speedup))
-    if not no_verify:
-        click.echo("Verified against the model on random pictures")
-    serve = f"python -m http.server --directory {shlex.quote(str(folder))}"
-    click.echo(f"Serve it, for instance with {serve} and open localhost:8000")
+    say_made(made, folder, verified=not no_verify, as_json=as_json)
+    if not as_json:
+        serve = f"python -m http.server --directory {shlex.quote(str(folder))}"
+        click.echo(f"Serve it, for instance with {serve} and open localhost:8000")

@@ -182,6 +182,20 @@ def table(rows: Sequence[Sequence[str]], right: str) -> str:
     return "\n".join(lines)
 
 
+def stored_with_model(preprocess: Path | None, labels: Path | None) -> dict[str, Any]:
+    """What `--preprocess` and `--labels` name, as keyword arguments.
+
+    Raises:
+        KryptonError: a file cannot be read.
+    """
+    from krypton_onnx.preprocess import Preprocess
+
+    return {
+        "preprocess": None if preprocess is None else Preprocess.from_json(preprocess),
+        "labels": None if labels is None else read_labels(labels),
+    }
+
+
 def size_text(size: Sequence[int]) -> str:
     """``16x16``."""
     return "x".join(str(extent) for extent in size)

@@ -12,7 +12,7 @@ What depends on one integer alone is tabulated by the compiler. What is left for
 `window_start`, has two interpreters, chosen by the argument ``xp``: ``numpy``, for the driver and the tests, and the
 emitter of `krypton_onnx.passes.emit`, which records the arithmetic as ONNX integer nodes. They need no more of ``xp``
 than ``minimum, maximum, where, take, arange, expand_dims, transpose, nonzero, max`` and the operators
-``+ - * < > >= &``.
+``+ - * // < > >= &``, the quotient of what is not negative.
 """
 
 from krypton_onnx.geometry.axes import (
@@ -39,7 +39,7 @@ from krypton_onnx.geometry.extents import (
     same_padding,
     taps_inside,
 )
-from krypton_onnx.geometry.grid import grid_axis
+from krypton_onnx.geometry.grid import grid_axis, strided_count
 from krypton_onnx.geometry.overlay import (
     Lines,
     WantedTables,
@@ -102,6 +102,7 @@ __all__ = [
     "resized_extents",
     "same_padding",
     "share_cap",
+    "strided_count",
     "taps_inside",
     "unchanged",
     "wanted_tables",

@@ -1,5 +1,7 @@
 """The grid: origins of a sliding window."""
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -16,3 +18,8 @@ def grid_axis(begin: int, end: int, patch: int, stride: int, *, cover: bool) -> 
     if cover and origins[-1] != end - patch:
         origins = np.append(origins, np.int64(end - patch))
     return origins
+
+
+def strided_count(count: int, first: Any, step: Any) -> Any:
+    """How many of first, first + step, … lie below `count`: numbers, or arrays of the graph, with 0 ≤ first < step."""
+    return (count - first + step - 1) // step
