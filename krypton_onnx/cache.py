@@ -199,19 +199,24 @@ def _made(model: Path, settings: dict[str, Any], entry: Path, used: ExitStack) -
     """The model compiled into the cache, or, where that cannot be written, for now; in use until the stack ends."""
     from krypton_onnx.compiler import compile
 
-    try:
-        entry.parent.mkdir(parents=True, exist_ok=True)
-        remove_stale(entry.with_name(_NAME))
-        staging = used.enter_context(private_folder(entry.with_name(_NAME)))
-        artifact = compile(model, staging / _NAME, **settings)
-    except (OSError, NotWrittenError) as error:
-        used.close()
-        _warn(model, entry.parent, error)
-        return used.enter_context(compiled_for_now(model, **settings))
-    if _key(model, settings) != entry.name:
-        raise KryptonError(f"{model} was changed while it was compiled: try again once it is complete.")
-    used.enter_context(in_use(artifact.folder))
-    return _inserted(artifact, entry)
+    with ExitStack() as making:
+        try:
+            entry.parent.mkdir(parents=True, exist_ok=True)
+            remove_stale(entry.with_name(_NAME))
+            staging = making.enter_context(private_folder(entry.with_name(_NAME)))
+            made = compile(model, staging / _NAME, **settings)
+        except (OSError, NotWrittenError) as error:
+            _warn(model, entry.parent, error)
+            return used.enter_context(compiled_for_now(model, **settings))
+        if _key(model, settings) != entry.name:
+            raise KryptonError(f"{model} was changed while it was compiled: try again once it is complete.")
+        making.enter_context(in_use(made.folder))
+        artifact = _inserted(made, entry)
+        if artifact.folder == entry:
+            used.enter_context(in_use(entry))
+        else:  # it stays where it was made
+            used.push(making.pop_all())
+    return artifact
 
 
 def _warn(model: Path, root: Path, error: OSError | NotWrittenError) -> None:

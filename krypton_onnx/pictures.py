@@ -1,8 +1,9 @@
 """Picture files and their geometry: opening as 8-bit RGB or grey, resizing, cropping."""
 
+import io
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,11 +22,31 @@ def open_picture(path: str | os.PathLike[str]) -> "Image.Image":
         KryptonError: there is no such file, it is no picture, it is damaged or cut short, or its pixels are
             floating-point or beyond 16 bits.
     """
-    image = _opened(path)
+    image = _opened(path, str(path))
     try:
         return eight_bit(image)
     except KryptonError as error:
         raise KryptonError(f"{path}: {error}") from error
+
+
+def decode_picture(content: bytes) -> "Image.Image":
+    """Decode the bytes of a picture's file, as `open_picture` does.
+
+    Raises:
+        KryptonError: as for `open_picture`.
+    """
+    return eight_bit(_opened(io.BytesIO(content), "what was sent"))
+
+
+def decoded_bytes(content: bytes) -> int:
+    """Bytes that a picture will take when it is decoded, by its file's header; 0 if that cannot be read."""
+    from PIL import Image
+
+    try:
+        with Image.open(io.BytesIO(content)) as file:
+            return file.height * file.width * len(file.getbands())
+    except Exception:  # decoding it will say what is wrong
+        return 0
 
 
 def open_mask(path: str | os.PathLike[str]) -> NDArray[np.bool_]:
@@ -34,7 +55,7 @@ def open_mask(path: str | os.PathLike[str]) -> NDArray[np.bool_]:
     Raises:
         KryptonError: as for `open_picture`; or it is a JPEG or has transparency, which leave open what is black.
     """
-    image = _opened(path)
+    image = _opened(path, str(path))
     if image.has_transparency_data:
         raise KryptonError(f"the mask {path} has transparency: save it in black and white")
     if Path(path).suffix.lower() in (".jpg", ".jpeg"):
@@ -57,19 +78,24 @@ def grey_of(tensor: NDArray[Any]) -> NDArray[np.uint8]:
     return np.asarray(np.rint((mean - mean.min()) / span * 255), np.uint8)[..., None]
 
 
-def _opened(path: str | os.PathLike[str]) -> "Image.Image":
-    """The decoded picture, upright, in its own mode."""
+def _opened(source: str | os.PathLike[str] | BinaryIO, name: str) -> "Image.Image":
+    """The decoded picture, upright, in its own mode.
+
+    Args:
+        source: of its file.
+        name: for errors.
+    """
     from PIL import Image, ImageOps, UnidentifiedImageError
 
     try:
-        with Image.open(path) as file:
+        with Image.open(source) as file:
             return ImageOps.exif_transpose(file)  # a copy, so that all of the file is decoded here
     except UnidentifiedImageError as error:
-        raise KryptonError(f"{path} is not a picture that Pillow can read: give a PNG or JPEG file") from error
+        raise KryptonError(f"{name} is not a picture that Pillow can read: give a PNG or JPEG file") from error
     except Exception as error:  # decoders of damaged files raise almost anything: SyntaxError, struct.error, …
         if isinstance(error, OSError) and error.errno is not None:
-            raise KryptonError(f"cannot read {path} ({error.strerror}): give a PNG or JPEG file") from error
-        raise KryptonError(f"the picture {path} is damaged, cut short or too large ({error}): save it anew") from error
+            raise KryptonError(f"cannot read {name} ({error.strerror}): give a PNG or JPEG file") from error
+        raise KryptonError(f"the picture {name} is damaged, cut short or too large ({error}): save it anew") from error
 
 
 def eight_bit(image: "Image.Image") -> "Image.Image":

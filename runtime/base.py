@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from krypton_onnx.plan import Plan
 from krypton_onnx.runtime.batches import Integers
 from krypton_onnx.runtime.engine import Array
+from krypton_onnx.runtime.memory import view_bytes
 
 if TYPE_CHECKING:
     from krypton_onnx.runtime.driver import Driver
@@ -49,6 +50,15 @@ class Base:
         if id(driver) not in self.variants:
             self.variants[id(driver)] = driver.materialize(self.image, self.inputs)
         return self.variants[id(driver)]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that it takes as far as it has been asked for, its variants included."""
+        arrays = [self.image, *self.inputs.values()]
+        for output in self.__dict__.get("outputs", {}).values():  # if they have been computed
+            arrays += output if isinstance(output, list) else [output]
+        held = sum(array.nbytes for array in arrays) + view_bytes(self.plan)
+        return held + sum(variant.nbytes for variant in list(self.variants.values()))
 
     @cached_property
     def outputs(self) -> Outputs:

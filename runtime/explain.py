@@ -26,7 +26,7 @@ from krypton_onnx.runtime.approximate.refinement import (
 )
 from krypton_onnx.runtime.base import Base
 from krypton_onnx.runtime.questions import Question
-from krypton_onnx.runtime.survey import Level, Survey
+from krypton_onnx.runtime.survey import Level, Progress, Survey
 
 if TYPE_CHECKING:
     from krypton_onnx.runtime.session import Session
@@ -35,7 +35,7 @@ TAUS = (0.4, 0.45, 0.5, 0.6, 0.75)
 """Shares of a map that windows are cut to, at the levels that are tried."""
 
 
-def explain(session: "Session", base: Base, question: Question, mode: Mode, progress: bool | None) -> Heatmap:
+def explain(session: "Session", base: Base, question: Question, mode: Mode, progress: Progress) -> Heatmap:
     """Answer a question about a base; see `Session.explain`."""
     started = time.perf_counter()
     with Survey(base, question, progress) as survey:
@@ -44,7 +44,7 @@ def explain(session: "Session", base: Base, question: Question, mode: Mode, prog
 
 
 def explain_progressively(
-    session: "Session", base: Base, question: Question, mode: Mode, progress: bool | None
+    session: "Session", base: Base, question: Question, mode: Mode, progress: Progress
 ) -> Iterator[Heatmap]:
     """The same, from coarse to fine; see `Session.explain_progressively`."""
     started = time.perf_counter()

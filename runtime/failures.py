@@ -29,20 +29,24 @@ _LOST = (
 """What they say where nothing will ever work again in the same process."""
 
 
-class OutOfMemoryError(KryptonError):
+class FailedRunError(KryptonError):
+    """ONNX Runtime failed at what it was asked to compute."""
+
+
+class OutOfMemoryError(FailedRunError):
     """There is no room for what is computed, on the device or in the host's memory."""
 
 
-def failure(error: Exception) -> KryptonError:
+def failure(error: Exception) -> FailedRunError:
     """The error to raise in its place."""
     said = str(error)
     if isinstance(error, MemoryError) or any(sign in said for sign in _NO_ROOM):
         return OutOfMemoryError(f"There is no memory for this: {reason(error)}.")
     if any(sign in said for sign in _LOST):
-        return KryptonError(
+        return FailedRunError(
             f"The device stopped working, and this process can use it no more: start another ({reason(error)})."
         )
-    return KryptonError(f"ONNX Runtime failed: {reason(error)}.")
+    return FailedRunError(f"ONNX Runtime failed: {reason(error)}.")
 
 
 def reason(error: Exception) -> str:

@@ -27,6 +27,7 @@ from krypton_onnx.runtime.providers import Provider, chosen
 from krypton_onnx.runtime.questions import Edge, Pair, Question, pair
 from krypton_onnx.runtime.resident import device_of
 from krypton_onnx.runtime.side_by_side import available_cores
+from krypton_onnx.runtime.survey import Progress
 from krypton_onnx.runtime.targets import Target
 
 EXACT = Exact()
@@ -178,7 +179,7 @@ class Session:
         region: tuple[int, int, int, int] | None = None,
         output: str | None = None,
         mode: Mode = EXACT,
-        progress: bool | None = None,
+        progress: Progress = None,
     ) -> Heatmap:
         """Slide a patch over the image and record the score at every position.
 
@@ -197,7 +198,9 @@ class Session:
             region: (y0, x0, y1, x1), to ask about part of the image.
             output: name of the output to score; the first by default.
             mode: `Exact`, or `Approximate` with a quality or a speed to keep to.
-            progress: True for a progress bar, False for none; by default one if standard error is a terminal.
+            progress: True for a progress bar, False for none; by default one if standard error is a terminal. Or a
+                function, called after every batch with the number of queries answered and that of all, None where it
+                is not known beforehand. What it raises ends the computing and is raised here.
 
         Returns:
             The heatmap; docs/heatmap.md defines it.
@@ -220,7 +223,7 @@ class Session:
         region: tuple[int, int, int, int] | None = None,
         output: str | None = None,
         mode: Mode = EXACT,
-        progress: bool | None = False,
+        progress: Progress = False,
     ) -> Iterator[Heatmap]:
         """The same as `explain`, from coarse to fine: a rough heatmap early, and better ones after it.
 

@@ -1,5 +1,6 @@
 """A question about an image, to be asked at any positions and at any level of accuracy."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +32,8 @@ PLANNING, PLANNING_QUERY = 1e-3, 5e-6
 LOOKING = 1e-6
 """Seconds for each position of the grid that it takes to look at a map: to correct and to judge it, likewise."""
 
+Progress = bool | Callable[[int, int | None], None] | None
+"""A progress bar or none, or a function of the queries answered and of how many there will be, if that is known."""
 
 _PICKED = "picked"
 
@@ -95,7 +98,7 @@ class Survey:
             planning, and looking at maps.
     """
 
-    def __init__(self, base: Base, question: Question, progress: bool | None) -> None:
+    def __init__(self, base: Base, question: Question, progress: Progress) -> None:
         plan, (height, width) = base.plan, base.image.shape[1:]
         self.base, self.question = base, question
         self.origins = grid((height, width), question.patch, question.stride, question.edge, question.region)
@@ -108,7 +111,9 @@ class Survey:
         self.fixed = IMAGE_RUN * plan.full_seconds
         self._ran = {id(plan)}
         self._known: dict[str, tuple[NDArray[np.float32], NDArray[np.bool_]]] = {}
-        self._bar = tqdm(unit="query", disable=None if progress is None else not progress)
+        self._bar = tqdm(unit="query", disable=None if progress is None else progress is not True)
+        self._told = progress if callable(progress) else None
+        self._expected: int | None = None
 
     def __enter__(self) -> "Survey":
         return self
@@ -117,8 +122,8 @@ class Survey:
         self._bar.close()
 
     def expect(self, queries: int) -> None:
-        """Tell the progress bar how many queries there will be."""
-        self._bar.total = queries
+        """Tell how many queries there will be."""
+        self._bar.total = self._expected = queries
         self._bar.refresh()
 
     def at(self, level: Level, positions: Integers) -> NDArray[np.float32]:
@@ -161,8 +166,13 @@ class Survey:
             spent.queries += len(batch.queries)
             spent.seconds += batch.seconds
             spent.flops += len(batch.queries) * int(flops @ batch.window_sizes.prod(axis=1) + plan.dense_flops)
-            self._bar.update(len(batch.queries))
+            self._tell(len(batch.queries))
         return scores
+
+    def _tell(self, answered: int) -> None:
+        self._bar.update(answered)
+        if self._told is not None:
+            self._told(sum(spent.queries for spent in self.spent.values()), self._expected)
 
     @property
     def seconds(self) -> float:

@@ -24,8 +24,19 @@ from krypton_onnx.cli import main
 from krypton_onnx.plain_model import PlainModel
 from krypton_onnx.plan import Source
 
-COMMANDS = ("explain", "compile", "inspect", "verify", "bench", "demo", "cache")
-HEAVY = ("numpy", "onnx", "onnxruntime", "onnx_graphsurgeon", "matplotlib", "PIL", "tqdm", "msgspec")
+COMMANDS = ("explain", "compile", "inspect", "verify", "bench", "export-web", "export-triton", "serve", "demo", "cache")
+HEAVY = (
+    "numpy",
+    "onnx",
+    "onnxruntime",
+    "onnx_graphsurgeon",
+    "matplotlib",
+    "PIL",
+    "tqdm",
+    "msgspec",
+    "kserve",
+    "fastapi",
+)
 
 
 def write_model(path, *, seed=0, batch=1, size=32, reshape=None, channels_last=False, classes=5):

@@ -174,7 +174,7 @@ def test_cosine(place, compiled):
         (["--target", "mask:x"], ("names no class", "mask:x")),
         (["--target", "mask:1:1,2,3"], "no region"),
         (["--target", "box:1:1,2,3"], "y0,x0,y1,x1"),
-        (["--target", "box:1:a"], "number"),
+        (["--target", "box:1:a"], "no place"),
         (["--target", "cosine:1"], "no target"),
         (["--target", "box:1"], "--box-head"),
         (["--box-head", "yolov8"], ("--box-head", "--target box")),

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -15,7 +16,9 @@ from krypton_onnx.classes import WindowTable, mean_seconds, window_tables
 from krypton_onnx.plan import Plan
 from krypton_onnx.runtime import memory
 from krypton_onnx.runtime.batches import plan_batches
+from krypton_onnx.runtime.engine import Engine
 from krypton_onnx.runtime.memory import LARGEST_BATCH, OVERHEAD, Lanes, lanes
+from krypton_onnx.runtime.questions import grid
 
 
 @pytest.fixture(scope="module")
@@ -207,6 +210,45 @@ def test_progress_is_silent_unless_wanted(artifact, image, capfd):
     assert capfd.readouterr() == ("", "")
     session.explain(image, stride=48, progress=True)
     assert "query" in capfd.readouterr().err
+
+
+def test_progress_is_told_to_a_function(artifact, image):
+    session, told = kx.Session(artifact), []
+    heatmap = session.explain(image, stride=24, progress=lambda *counts: told.append(counts))
+    assert len(told) > 1
+    assert [answered for answered, _ in told] == sorted({answered for answered, _ in told})
+    assert told[-1] == (heatmap.scores.size, heatmap.scores.size)
+    told.clear()
+    mode = kx.Approximate(ssim=0.9)  # which does not know beforehand
+    heatmap = session.explain(image, stride=8, mode=mode, progress=lambda *counts: told.append(counts))
+    asked = sum(level["queries"] for level in heatmap.record["approximation"]["queries"])
+    assert told[-1] == (asked, None)
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_what_progress_raises_ends_the_computing(artifact, image, monkeypatch, threads):
+    session, runs, run = kx.Session(artifact, threads=threads), [], Engine.run
+
+    def counted(*arguments):
+        runs.append(arguments)
+        return run(*arguments)
+
+    base = session.materialize(image)
+    batches = len(
+        list(session.exact.batches(grid((160, 160), (16, 16), (4, 4), "cover", None).reshape(-1, 2), (16, 16)))
+    )
+    base.outputs  # noqa: B018  so that this run is not counted
+    monkeypatch.setattr(Engine, "run", counted)
+
+    def stop(answered, _):
+        raise InterruptedError(answered)
+
+    with pytest.raises(InterruptedError):
+        session.explain(base, stride=4, progress=stop)
+    begun = len(runs)
+    assert begun <= 2 * threads + 2 < batches  # each worker's, the one that waits behind them, and a tail's
+    time.sleep(0.2)
+    assert len(runs) == begun
 
 
 def test_unknown_provider(artifact):

@@ -12,6 +12,7 @@ from krypton_onnx.cli.explain import explain
 from krypton_onnx.cli.export_triton import export_repository
 from krypton_onnx.cli.export_web import export_page
 from krypton_onnx.cli.inspect import inspect
+from krypton_onnx.cli.serve import serve
 from krypton_onnx.cli.tune import tune
 from krypton_onnx.cli.verify import verify
 from krypton_onnx.errors import KryptonError
@@ -65,5 +66,8 @@ def main() -> None:
     """
 
 
-for _command in (explain, compile_model, inspect, verify, bench, tune, export_page, export_repository, demo, cache):
+_EXPLAINING = (explain, compile_model, inspect, verify, bench, tune)
+_ELSEWHERE = (export_page, export_repository, serve)
+
+for _command in (*_EXPLAINING, *_ELSEWHERE, demo, cache):
     main.add_command(_command)

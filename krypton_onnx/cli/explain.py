@@ -21,8 +21,9 @@ from krypton_onnx.cli.options import (
     region,
 )
 from krypton_onnx.cli.sources import compiled, full_inference_text, label_of, read_inputs, read_labels, say_json
-from krypton_onnx.cli.targets import Masked, as_target, check_target, target_options
+from krypton_onnx.cli.targets import check_target, target_options
 from krypton_onnx.errors import KryptonError
+from krypton_onnx.target_text import Masked, as_target
 
 if TYPE_CHECKING:
     from krypton_onnx.cli.images import Seen

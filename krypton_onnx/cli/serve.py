@@ -1,0 +1,202 @@
+"""`krypton-onnx serve`."""
+
+import re
+import signal
+import sys
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from krypton_onnx.cli.options import device_option, json_option, memory, model_options, size
+from krypton_onnx.cli.sources import compiled, read_labels, say_json, with_preprocess
+from krypton_onnx.errors import KryptonError
+
+if TYPE_CHECKING:
+    from krypton_onnx.artifact import Artifact
+    from krypton_onnx.runtime.session import Session
+
+PATCH = (16, 16)
+
+_EXAMPLES = """\b
+Examples:
+  krypton-onnx serve resnet50.krypton
+  krypton-onnx serve chest=chest.krypton dermoscopy=skin.onnx --port 9000
+  krypton-onnx serve resnet50.onnx --preprocess preprocessor_config.json --host 0.0.0.0 --token-file token
+"""
+
+
+def _named(text: str) -> tuple[str, Path]:
+    """``model.onnx``, or ``name=model.onnx``."""
+    name, equals, path = text.partition("=")
+    if not equals:
+        name, path = Path(text).stem, text
+    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", name) or not path:
+        raise click.BadParameter(
+            f"'{text}' names no model: give a file or folder, or NAME=FILE with letters, digits, '_', '-' and '.' in "
+            "its name."
+        )
+    return name, Path(path)
+
+
+@click.command(short_help="Answer for heatmaps over HTTP, as KServe does.", epilog=_EXAMPLES)
+@click.argument("models", metavar="[NAME=]MODEL|DIR...", type=_named, nargs=-1, required=True)
+@click.option("--host", default="127.0.0.1", show_default=True, metavar="ADDRESS", help="Where to listen.")
+@click.option("--port", type=click.IntRange(0, 65535), default=8080, show_default=True, help="0 for any that is free.")
+@click.option(
+    "--token-file",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Requests must carry the token in FILE: 'Authorization: Bearer TOKEN'.",
+)
+@click.option(
+    "--running", type=click.IntRange(1), default=2, show_default=True, metavar="N", help="Requests computed at a time."
+)
+@click.option(
+    "--waiting",
+    type=click.IntRange(0),
+    default=32,
+    show_default=True,
+    metavar="N",
+    help="Requests that may wait for that; more are answered with 429.",
+)
+@click.option(
+    "--max-size",
+    type=memory,
+    default="100MB",
+    show_default=True,
+    metavar="SIZE",
+    help="Of a request, of a picture when it is decoded, and of the heatmaps of an answer.",
+)
+@click.option(
+    "--timeout",
+    type=click.FloatRange(0, min_open=True),
+    default=300.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="From a request's arrival to its answer.",
+)
+@click.option(
+    "--grace",
+    type=click.FloatRange(0),
+    default=20.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="For open requests, when the service is told to end.",
+)
+@click.option(
+    "--base-cache",
+    type=memory,
+    default="1GB",
+    show_default=True,
+    metavar="SIZE",
+    help="Memory for base runs of the pictures asked about last: a second question then costs only its queries.",
+)
+@click.option(
+    "--patch",
+    type=size,
+    metavar="N|HxW",
+    help="That a MODEL is compiled for, and the default of requests. [default: 16]",
+)
+@click.option(
+    "--preprocess",
+    type=click.Path(path_type=Path),
+    metavar="FILE.json",
+    help="How pictures become the input; Hugging Face's preprocessor_config.json works.",
+)
+@click.option("--labels", type=click.Path(path_type=Path), metavar="FILE", help="Class names, one a line.")
+@model_options
+@device_option
+@click.option("--memory-budget", type=memory, metavar="SIZE", help="Most memory for the queries of a request.")
+@json_option
+def serve(models: tuple[tuple[str, Path], ...], host: str, port: int, as_json: bool, **options: Any) -> None:
+    """Answer for heatmaps of each MODEL over HTTP, in KServe's protocols V2 (infer) and V1 (:explain, :predict).
+
+    A MODEL is compiled first, which is kept for the next start (see `krypton-onnx cache`); a folder that `compile`
+    wrote is served as it is. docs/serving.md says what requests look like. Ctrl-C, or a signal to terminate, ends it.
+    """
+    from krypton_onnx.service.gate import Limits
+    from krypton_onnx.service.logs import log_as_json
+    from krypton_onnx.service.server import bound_to
+    from krypton_onnx.service.server import serve as serve_sessions
+
+    names = [name for name, _ in models]
+    for name in names:
+        if names.count(name) > 1:
+            raise KryptonError(f"Two models are called '{name}': give one another name, NAME=MODEL.")
+    limits = Limits(
+        running=options["running"],
+        waiting=options["waiting"],
+        most_bytes=options["max_size"],
+        timeout=options["timeout"],
+        token=_token(options["token_file"]),
+    )
+    # Also while models load, so that what is there for now alone is removed.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    log_as_json()
+    with ExitStack() as held:
+        bound = held.enter_context(bound_to(host, port))
+        sessions = {name: _session(held, path, options) for name, path in models}
+        for session in sessions.values():
+            _warm_up(session)
+        bound.listen()
+        address, number = bound.getsockname()[:2]
+        url = f"http://{_in_address(address)}:{number}"
+        if as_json:
+            say_json({"url": url, "models": names})
+        else:
+            click.echo(f"Serving {', '.join(names)} on {url}")
+        serve_sessions(sessions, bound, limits, options["base_cache"], options["grace"])
+
+
+def _token(file: Path | None) -> str | None:
+    if file is None:
+        return None
+    try:
+        token = file.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise KryptonError(f"The token file {file} cannot be read ({error}): give a text file.") from error
+    if not token or not token.isascii() or not token.isprintable() or " " in token:
+        raise KryptonError(f"The token file {file} holds no token: write one line of ASCII without spaces into it.")
+    return token
+
+
+def _session(held: ExitStack, path: Path, options: dict[str, Any]) -> "Session":
+    """A model, loaded; what it needs stays until the stack ends."""
+    from krypton_onnx.runtime.session import Session
+
+    if path.is_dir() and options["patch"] is not None:
+        raise KryptonError(f"{path} is compiled already, for a patch of its own; omit --patch.")
+    sizes = {key: options[key] for key in ("input_size", "image_input", "channels_last", "providers")}
+    made = compiled(path, patch=options["patch"] or PATCH, **sizes, cache=True)
+    artifact = _described(held.enter_context(made), options)
+    return Session(artifact, options["providers"], memory_budget=options["memory_budget"])
+
+
+def _described(artifact: "Artifact", options: dict[str, Any]) -> "Artifact":
+    """With the preprocessing and the labels that the options name."""
+    from krypton_onnx.labels import check_labels
+
+    if options["preprocess"] is not None:
+        artifact, _ = with_preprocess(artifact, options["preprocess"], {})
+    if options["labels"] is not None:
+        labels = read_labels(options["labels"])
+        check_labels(labels, artifact.plan)
+        artifact = replace(artifact, plan=replace(artifact.plan, labels=labels))
+    return artifact
+
+
+def _warm_up(session: "Session") -> None:
+    """Run what a first request would otherwise find cold: all graphs, with as many queries as fill a batch."""
+    import numpy as np
+
+    plan = session.plan
+    inputs = {info.name: np.zeros([n or 1 for n in info.shape], info.dtype) for info in plan.other_inputs}
+    base = session.materialize(np.zeros(plan.model_shape, plan.image.dtype), inputs)
+    session.infer(base, np.zeros((plan.batch, 2), np.int64), base.image[:, : plan.patch[0], : plan.patch[1]])
+
+
+def _in_address(host: str) -> str:
+    return f"[{host}]" if ":" in host else host

@@ -1,0 +1,79 @@
+"""The images of a request: tensors, pixels, or picture files, as the model takes them."""
+
+import base64
+import binascii
+from collections.abc import Sequence
+
+import numpy as np
+
+from krypton_onnx.errors import KryptonError
+from krypton_onnx.pictures import decode_picture, decoded_bytes
+from krypton_onnx.plan import Plan
+from krypton_onnx.preprocess import Preprocess, as_dtype
+from krypton_onnx.runtime.engine import Array
+
+
+class TooLargeError(KryptonError):
+    """A request that would take more than the service allows."""
+
+
+def from_array(array: Array, plan: Plan) -> tuple[Array, ...]:
+    """Images of one array.
+
+    Args:
+        array: [N, …], or one image of it: the model's input tensors; or, if it is uint8 and the model was compiled with
+            its preprocessing, pixels as they are after resize and crop, [H, W, 3] in RGB order or [H, W, 1].
+        plan: of the model.
+
+    Raises:
+        KryptonError: it has another number of axes, or holds no image.
+    """
+    images = array[None] if array.ndim == 3 else array
+    if images.ndim != 4 or not len(images):
+        raise KryptonError(f"The image has the shape {list(array.shape)}; it must be [N, …], N images from one on.")
+    if images.dtype == np.uint8 and plan.preprocess is not None:
+        prepared = Preprocess.from_dict(plan.preprocess)
+        return tuple(as_dtype(prepared.tensor(picture), plan.image.dtype) for picture in images)
+    return tuple(images)
+
+
+def from_files(files: Sequence[bytes], plan: Plan, most_bytes: int) -> tuple[Array, ...]:
+    """Images of picture files: decoded, resized, cropped and normalised as the model was compiled to have it done.
+
+    Args:
+        files: PNG, JPEG, and what else Pillow reads.
+        plan: of the model.
+        most_bytes: that a decoded picture may take.
+
+    Raises:
+        TooLargeError: one would take more.
+        KryptonError: one is no picture, or nothing is known of the preprocessing.
+    """
+    if not files:
+        raise KryptonError("There is no picture in the request; send one or more.")
+    if plan.preprocess is None:
+        raise KryptonError(
+            "The model was compiled without preprocessing, so that picture files mean nothing to it: compile it with "
+            "--preprocess, or send its input tensor."
+        )
+    prepared = Preprocess.from_dict(plan.preprocess)
+    images = []
+    for file in files:
+        if decoded_bytes(file) > most_bytes:
+            raise TooLargeError(
+                f"A picture takes {decoded_bytes(file)} bytes when it is decoded; the limit is {most_bytes}."
+            )
+        images.append(as_dtype(prepared.tensor(prepared.picture(decode_picture(file))), plan.image.dtype))
+    return tuple(images)
+
+
+def from_base64(text: str) -> bytes:
+    """A picture's file, as JSON can hold it.
+
+    Raises:
+        KryptonError: that is no base64.
+    """
+    try:
+        return base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise KryptonError("A picture is no base64 text: encode the bytes of its file.") from error

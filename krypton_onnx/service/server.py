@@ -1,0 +1,76 @@
+"""The service: models behind KServe's endpoints, on a socket."""
+
+import contextlib
+import socket
+from collections.abc import Iterator, Mapping
+
+import uvicorn
+
+from krypton_onnx.errors import KryptonError
+from krypton_onnx.runtime.base_cache import BaseCache
+from krypton_onnx.runtime.session import Session
+from krypton_onnx.service import metrics
+from krypton_onnx.service.endpoints import application
+from krypton_onnx.service.explainer import Explainer
+from krypton_onnx.service.gate import Gate, Limits
+from krypton_onnx.service.model import HeatmapModel
+from krypton_onnx.service.work import Workers
+
+
+@contextlib.contextmanager
+def bound_to(host: str, port: int) -> Iterator[socket.socket]:
+    """An address that is the service's; who connects is heard as soon as it listens.
+
+    Args:
+        host: name or address; the service is reached by that of one interface, or, with 0.0.0.0, by all.
+        port: 0 for any that is free.
+
+    Raises:
+        KryptonError: it cannot be had.
+    """
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        bound = socket.socket(family, kind, protocol)
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind(address)
+    except OSError as error:
+        raise KryptonError(
+            f"The service cannot listen on {host}, port {port} ({error.strerror or error}): choose another --host or "
+            "--port."
+        ) from error
+    with bound:
+        yield bound
+
+
+def serve(
+    sessions: Mapping[str, Session],
+    bound: socket.socket,
+    limits: Limits,
+    base_bytes: int,
+    grace: float,
+) -> None:
+    """Answer requests until the process is told to end.
+
+    Args:
+        sessions: the models, by the names that requests call them by.
+        bound: from `bound_to`.
+        limits: to keep.
+        base_bytes: that the base runs of the pictures that were asked about last may take.
+        grace: seconds that open requests have when the process is told to end.
+    """
+    bases, workers = BaseCache(base_bytes), Workers(limits.running)
+    metrics.BASE_BYTES.set_function(lambda: bases.nbytes)
+    models = [
+        HeatmapModel(Explainer(name, session, bases, limits.most_bytes), workers) for name, session in sessions.items()
+    ]
+    config = uvicorn.Config(
+        Gate(application(models), limits, sessions.keys()),
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=max(1, round(grace)),
+    )
+    try:
+        uvicorn.Server(config).run([bound])
+    finally:
+        workers.close()
