@@ -38,13 +38,13 @@ def decode_picture(content: bytes) -> "Image.Image":
     return eight_bit(_opened(io.BytesIO(content), "what was sent"))
 
 
-def decoded_bytes(content: bytes) -> int:
-    """Bytes that a picture will take when it is decoded, by its file's header; 0 if that cannot be read."""
+def pixels_of(content: bytes) -> int:
+    """How many pixels a picture has, by its file's header; 0 if that cannot be read."""
     from PIL import Image
 
     try:
         with Image.open(io.BytesIO(content)) as file:
-            return file.height * file.width * len(file.getbands())
+            return file.height * file.width
     except Exception:  # decoding it will say what is wrong
         return 0
 

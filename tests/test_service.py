@@ -4,6 +4,7 @@ import asyncio
 import base64
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -211,6 +212,16 @@ def test_questions_are_the_drivers(
     found = arrays(infer(service, "demo", asked(inputs, **parameters, **strides)).outputs)["heatmap"]
     expected = demo.explain(image, **{"stride": STRIDE, **question}, progress=False)
     np.testing.assert_array_equal(found[0], expected.scores)
+
+
+def test_the_pages_client_works(service: Service, demo: kx.Session) -> None:
+    page = (Path(__file__).parents[1] / "docs" / "serving.md").read_text(encoding="utf-8")
+    (snippet, *_) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    names: dict[str, Any] = {}
+    exec(snippet, names)
+    found = asyncio.run(names["heatmap"](service.url, "demo", NINE.read_bytes()))
+    expected = demo.explain(prepared(NINE)[1], stride=16, fill="mean", progress=False)
+    np.testing.assert_array_equal(found, expected.drop)
 
 
 def test_an_image_can_fill_patches(service: Service, demo: kx.Session) -> None:
@@ -478,10 +489,10 @@ def test_what_is_too_large_is_refused(service: Service, tmp_path: Path) -> None:
     assert (claimed.status_code, claimed.json()["error"]) == (413, "The request's body has more than 2000000 bytes.")
     streamed = httpx.post(url, content=iter([b" " * 1_000_000] * 3), headers=JSON)
     assert streamed.status_code == 413
-    Image.new("L", (3000, 3000)).save(tmp_path / "large.png")  # 9 MB in 9 kB
+    Image.new("L", (10_000, 6_000)).save(tmp_path / "large.png")  # 60 kB
     bomb = httpx.post(url, json={"instances": [in_base64(tmp_path / "large.png")]})
     assert bomb.status_code == 413
-    assert "takes 9000000 bytes when it is decoded; the limit is 2000000" in bomb.json()["error"]
+    assert "has 60000000 pixels; the limit is 50000000" in bomb.json()["error"]
     everything = {"stride": 1, "patch": 1, "target": list(range(10)) * 4}
     answer = httpx.post(url, json={"instances": [in_base64(NINE)], "parameters": everything})
     assert answer.status_code == 413
@@ -684,6 +695,15 @@ def test_a_service_that_cannot_begin_says_why(folder: Path, arguments: list[str]
     assert message in done.stderr
     assert "Traceback" not in done.stderr
     assert not done.stdout
+
+
+def test_it_takes_what_kserves_controller_appends(folder: Path, tmp_path: Path) -> None:
+    appended = ["--model_name", "digits", "--predictor_host", "digits-predictor.default", "--workers", "2"]
+    with started(tmp_path, folder / "demo.krypton", *appended) as service:
+        body = {"instances": [in_base64(NINE)], "parameters": {"stride": 64}}
+        assert explain(service, "digits", body)[0]["target"] == 9
+    done = run(folder / "demo.krypton", folder / "two.krypton", *appended, "--http_port", 0, cwd=folder)
+    assert (done.returncode, "--model_name digits is for one model" in done.stderr) == (2, True)
 
 
 def test_a_port_that_is_taken_is_named(folder: Path) -> None:

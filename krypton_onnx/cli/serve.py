@@ -3,10 +3,11 @@
 import re
 import signal
 import sys
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -17,6 +18,8 @@ from krypton_onnx.errors import KryptonError
 if TYPE_CHECKING:
     from krypton_onnx.artifact import Artifact
     from krypton_onnx.runtime.session import Session
+
+Function = TypeVar("Function", bound=Callable[..., Any])
 
 PATCH = (16, 16)
 
@@ -41,10 +44,35 @@ def _named(text: str) -> tuple[str, Path]:
     return name, Path(path)
 
 
+def _from_the_controller(function: Function) -> Function:
+    """What KServe's controller appends to the arguments of an explainer's container."""
+    named = click.option("--model_name", hidden=True, help="The InferenceService's name, which requests use.")
+    needless = (click.option(f"--{name}", hidden=True, expose_value=False) for name in ("predictor_host", "workers"))
+    for option in (named, *needless):
+        function = option(function)
+    return function
+
+
+def _renamed(models: tuple[tuple[str, Path], ...], name: str | None) -> tuple[tuple[str, Path], ...]:
+    if name is None:
+        return models
+    if len(models) > 1:
+        raise KryptonError(f"--model_name {name} is for one model, and there are {len(models)}; give each NAME=MODEL.")
+    return ((name, models[0][1]),)
+
+
 @click.command(short_help="Answer for heatmaps over HTTP, as KServe does.", epilog=_EXAMPLES)
 @click.argument("models", metavar="[NAME=]MODEL|DIR...", type=_named, nargs=-1, required=True)
 @click.option("--host", default="127.0.0.1", show_default=True, metavar="ADDRESS", help="Where to listen.")
-@click.option("--port", type=click.IntRange(0, 65535), default=8080, show_default=True, help="0 for any that is free.")
+@click.option(
+    "--port",
+    "--http_port",  # as KServe's controller calls it
+    "port",
+    type=click.IntRange(0, 65535),
+    default=8080,
+    show_default=True,
+    help="0 for any that is free.",
+)
 @click.option(
     "--token-file",
     type=click.Path(path_type=Path),
@@ -65,10 +93,10 @@ def _named(text: str) -> tuple[str, Path]:
 @click.option(
     "--max-size",
     type=memory,
-    default="100MB",
+    default="32MB",
     show_default=True,
     metavar="SIZE",
-    help="Of a request, of a picture when it is decoded, and of the heatmaps of an answer.",
+    help="Most of a request, and of the heatmaps of an answer.",
 )
 @click.option(
     "--timeout",
@@ -111,7 +139,10 @@ def _named(text: str) -> tuple[str, Path]:
 @device_option
 @click.option("--memory-budget", type=memory, metavar="SIZE", help="Most memory for the queries of a request.")
 @json_option
-def serve(models: tuple[tuple[str, Path], ...], host: str, port: int, as_json: bool, **options: Any) -> None:
+@_from_the_controller
+def serve(
+    models: tuple[tuple[str, Path], ...], host: str, port: int, model_name: str | None, as_json: bool, **options: Any
+) -> None:
     """Answer for heatmaps of each MODEL over HTTP, in KServe's protocols V2 (infer) and V1 (:explain, :predict).
 
     A MODEL is compiled first, which is kept for the next start (see `krypton-onnx cache`); a folder that `compile`
@@ -122,6 +153,7 @@ def serve(models: tuple[tuple[str, Path], ...], host: str, port: int, as_json: b
     from krypton_onnx.service.server import bound_to
     from krypton_onnx.service.server import serve as serve_sessions
 
+    models = _renamed(models, model_name)
     names = [name for name, _ in models]
     for name in names:
         if names.count(name) > 1:
@@ -189,7 +221,7 @@ def _described(artifact: "Artifact", options: dict[str, Any]) -> "Artifact":
 
 
 def _warm_up(session: "Session") -> None:
-    """Run what a first request would otherwise find cold: all graphs, with as many queries as fill a batch."""
+    """Run what a first request would otherwise find cold: the exact graphs, with as many queries as fill a batch."""
     import numpy as np
 
     plan = session.plan

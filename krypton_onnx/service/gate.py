@@ -44,14 +44,14 @@ class Limits:
     Attributes:
         running: requests that compute at a time.
         waiting: requests beyond those that are read, or wait for their turn; more are refused.
-        most_bytes: of a request's body, of a decoded picture, and of the heatmaps of an answer.
+        most_bytes: of a request's body, and of the heatmaps of an answer.
         timeout: seconds from a request's arrival to its answer.
         token: that requests must carry; None for none.
     """
 
     running: int = 2
     waiting: int = 32
-    most_bytes: int = 100_000_000
+    most_bytes: int = 32_000_000
     timeout: float = 300.0
     token: str | None = None
 

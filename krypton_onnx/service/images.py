@@ -7,10 +7,13 @@ from collections.abc import Sequence
 import numpy as np
 
 from krypton_onnx.errors import KryptonError
-from krypton_onnx.pictures import decode_picture, decoded_bytes
+from krypton_onnx.pictures import decode_picture, pixels_of
 from krypton_onnx.plan import Plan
 from krypton_onnx.preprocess import Preprocess, as_dtype
 from krypton_onnx.runtime.engine import Array
+
+MOST_PIXELS = 50_000_000
+"""Of a picture; a file of some kilobytes can hold any number."""
 
 
 class TooLargeError(KryptonError):
@@ -37,16 +40,15 @@ def from_array(array: Array, plan: Plan) -> tuple[Array, ...]:
     return tuple(images)
 
 
-def from_files(files: Sequence[bytes], plan: Plan, most_bytes: int) -> tuple[Array, ...]:
+def from_files(files: Sequence[bytes], plan: Plan) -> tuple[Array, ...]:
     """Images of picture files: decoded, resized, cropped and normalised as the model was compiled to have it done.
 
     Args:
         files: PNG, JPEG, and what else Pillow reads.
         plan: of the model.
-        most_bytes: that a decoded picture may take.
 
     Raises:
-        TooLargeError: one would take more.
+        TooLargeError: one has more than `MOST_PIXELS`.
         KryptonError: one is no picture, or nothing is known of the preprocessing.
     """
     if not files:
@@ -59,9 +61,9 @@ def from_files(files: Sequence[bytes], plan: Plan, most_bytes: int) -> tuple[Arr
     prepared = Preprocess.from_dict(plan.preprocess)
     images = []
     for file in files:
-        if decoded_bytes(file) > most_bytes:
+        if pixels_of(file) > MOST_PIXELS:
             raise TooLargeError(
-                f"A picture takes {decoded_bytes(file)} bytes when it is decoded; the limit is {most_bytes}."
+                f"A picture has {pixels_of(file)} pixels; the limit is {MOST_PIXELS}: send a smaller one."
             )
         images.append(as_dtype(prepared.tensor(prepared.picture(decode_picture(file))), plan.image.dtype))
     return tuple(images)

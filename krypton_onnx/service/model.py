@@ -39,7 +39,7 @@ class HeatmapModel(Model):  # type: ignore[misc]
     async def explain(self, payload: Any, headers: Mapping[str, str] | None = None) -> dict[str, Any]:
         """V1 `:explain`."""
         return await self._answered(
-            lambda: v1.read(payload, self._plan, heatmap=True, most_bytes=self._explainer.most_bytes),
+            lambda: v1.read(payload, self._plan, heatmap=True),
             lambda answers: v1.explained(answers, self._plan),
         )
 
@@ -47,11 +47,11 @@ class HeatmapModel(Model):  # type: ignore[misc]
         """V2 `infer`, and V1 `:predict`."""
         if isinstance(payload, InferRequest):
             return await self._answered(
-                lambda: v2.read(payload, self._plan, self._explainer.most_bytes),
+                lambda: v2.read(payload, self._plan),
                 lambda answers: v2.answered(payload, answers, self._plan, self.name),
             )
         return await self._answered(
-            lambda: v1.read(payload, self._plan, heatmap=False, most_bytes=self._explainer.most_bytes),
+            lambda: v1.read(payload, self._plan, heatmap=False),
             v1.predicted,
         )
 

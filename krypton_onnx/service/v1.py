@@ -29,14 +29,13 @@ class _Request(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     inputs: dict[str, Any] = {}
 
 
-def read(body: Any, plan: Plan, *, heatmap: bool, most_bytes: int) -> Asked:
+def read(body: Any, plan: Plan, *, heatmap: bool) -> Asked:
     """What a request asks.
 
     Args:
         body: the decoded JSON.
         plan: of the model that is asked.
         heatmap: whether that is heatmaps, or the model's outputs alone.
-        most_bytes: that a decoded picture may take.
 
     Raises:
         KryptonError: the body is malformed.
@@ -49,10 +48,10 @@ def read(body: Any, plan: Plan, *, heatmap: bool, most_bytes: int) -> Asked:
         ) from error
     dtypes = {info.name: info.dtype for info in plan.other_inputs}
     inputs = {name: _array(values, dtypes.get(name, "float32")) for name, values in request.inputs.items()}
-    return Asked(_images(request.instances, plan, most_bytes), inputs, Options.of(request.parameters), heatmap)
+    return Asked(_images(request.instances, plan), inputs, Options.of(request.parameters), heatmap)
 
 
-def _images(instances: Sequence[Any], plan: Plan, most_bytes: int) -> tuple[Array, ...]:
+def _images(instances: Sequence[Any], plan: Plan) -> tuple[Array, ...]:
     files = [instance for instance in instances if isinstance(instance, dict)]
     if not files and instances:
         return tuple(_array(instance, plan.image.dtype) for instance in instances)
@@ -60,7 +59,7 @@ def _images(instances: Sequence[Any], plan: Plan, most_bytes: int) -> tuple[Arra
         raise KryptonError("Some instances are files and some are tensors; send one kind a request.")
     if any(file.keys() != {"b64"} or not isinstance(file["b64"], str) for file in files):
         raise KryptonError('An instance is no picture: send {"b64": "…"}, its file in base64, or nested lists.')
-    return from_files([from_base64(file["b64"]) for file in files], plan, most_bytes)
+    return from_files([from_base64(file["b64"]) for file in files], plan)
 
 
 def _array(values: Any, dtype: str) -> Array:

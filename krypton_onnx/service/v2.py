@@ -95,14 +95,13 @@ def decoded(body: bytes, json_length: str | None, name: str) -> InferRequest:
     )
 
 
-def read(request: InferRequest, plan: Plan, most_bytes: int) -> Asked:
+def read(request: InferRequest, plan: Plan) -> Asked:
     """What a request asks.
 
     Args:
         request: as KServe decodes it. The image is called `image`, or as the model calls it; tensors that the model
             does not know are parameters.
         plan: of the model that is asked.
-        most_bytes: that a decoded picture may take.
 
     Raises:
         KryptonError: the request is malformed.
@@ -121,7 +120,7 @@ def read(request: InferRequest, plan: Plan, most_bytes: int) -> Asked:
         if name in given:
             raise KryptonError(f"'{name}' is given both as a tensor and as a parameter; give it once.")
         given[name] = _value(array)
-    images = from_files(_files(image), plan, most_bytes) if image.dtype == object else from_array(image, plan)
+    images = from_files(_files(image), plan) if image.dtype == object else from_array(image, plan)
     return Asked(images, inputs, Options.of(given), _wants_heatmaps(request, plan))
 
 
