@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from PIL import Image
 
 
+FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF")
+"""That strangers may send: for some others Pillow starts programs."""
+
+
 def open_picture(path: str | os.PathLike[str]) -> "Image.Image":
     """Open a picture as RGB or grey (mode L) with 8 bits a channel, upright, transparency laid on white.
 
@@ -30,12 +34,12 @@ def open_picture(path: str | os.PathLike[str]) -> "Image.Image":
 
 
 def decode_picture(content: bytes) -> "Image.Image":
-    """Decode the bytes of a picture's file, as `open_picture` does.
+    """Decode the bytes of a picture's file from somewhere else, as `open_picture` does.
 
     Raises:
-        KryptonError: as for `open_picture`.
+        KryptonError: as for `open_picture`; or it is none of `FORMATS`.
     """
-    return eight_bit(_opened(io.BytesIO(content), "what was sent"))
+    return eight_bit(_opened(io.BytesIO(content), "what was sent", FORMATS))
 
 
 def pixels_of(content: bytes) -> int:
@@ -43,7 +47,7 @@ def pixels_of(content: bytes) -> int:
     from PIL import Image
 
     try:
-        with Image.open(io.BytesIO(content)) as file:
+        with Image.open(io.BytesIO(content), formats=FORMATS) as file:
             return file.height * file.width
     except Exception:  # decoding it will say what is wrong
         return 0
@@ -78,17 +82,20 @@ def grey_of(tensor: NDArray[Any]) -> NDArray[np.uint8]:
     return np.asarray(np.rint((mean - mean.min()) / span * 255), np.uint8)[..., None]
 
 
-def _opened(source: str | os.PathLike[str] | BinaryIO, name: str) -> "Image.Image":
+def _opened(
+    source: str | os.PathLike[str] | BinaryIO, name: str, formats: tuple[str, ...] | None = None
+) -> "Image.Image":
     """The decoded picture, upright, in its own mode.
 
     Args:
         source: of its file.
         name: for errors.
+        formats: Pillow's names of those to try; None for all.
     """
     from PIL import Image, ImageOps, UnidentifiedImageError
 
     try:
-        with Image.open(source) as file:
+        with Image.open(source, formats=formats) as file:
             return ImageOps.exif_transpose(file)  # a copy, so that all of the file is decoded here
     except UnidentifiedImageError as error:
         raise KryptonError(f"{name} is not a picture that Pillow can read: give a PNG or JPEG file") from error

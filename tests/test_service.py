@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import io
 import json
 import os
 import re
@@ -481,6 +482,15 @@ def test_an_unknown_output_or_a_parameter_twice_is_refused(service: Service) -> 
     request.request_outputs = [RequestedOutput("heat")]
     with pytest.raises(httpx.HTTPStatusError, match=r"no output 'heat'; there are base_score.*probabilities.*400"):
         infer(service, "demo", request)
+
+
+def test_files_of_other_formats_are_not_opened(service: Service) -> None:
+    """For EPS Pillow would start Ghostscript."""
+    eps = io.BytesIO()
+    Image.new("RGB", (9, 9)).save(eps, "EPS")
+    body = {"instances": [{"b64": base64.b64encode(eps.getvalue()).decode()}]}
+    response = httpx.post(f"{service.url}/v1/models/demo:explain", json=body)
+    assert (response.status_code, "what was sent is not a picture" in response.text) == (400, True)
 
 
 def test_what_is_too_large_is_refused(service: Service, tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from krypton_onnx.cli.options import json_option, model_options, size
+from krypton_onnx.cli.options import json_option, model_options, picture_options, size
 from krypton_onnx.cli.single_file import compile_single
 from krypton_onnx.cli.sources import bytes_text, full_inference_text, say_json, size_text, stored_with_model
 
@@ -33,13 +33,7 @@ Examples:
 )
 @click.option("--patch", type=size, default="16", show_default=True, metavar="N|HxW", help="Patches to tune for.")
 @model_options
-@click.option(
-    "--preprocess",
-    type=click.Path(path_type=Path),
-    metavar="FILE.json",
-    help="How a picture becomes the input, stored with the model; Hugging Face's preprocessor_config.json works.",
-)
-@click.option("--labels", type=click.Path(path_type=Path), metavar="FILE", help="Class names, one a line, stored too.")
+@picture_options
 @click.option(
     "--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True, help="Where it is to be fast."
 )

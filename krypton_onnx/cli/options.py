@@ -165,18 +165,25 @@ def single_file_options(stride: str) -> Callable[[Function], Function]:
                 help="Which output of the model to score. [default: the first]",
             ),
             model_options,
-            click.option(
-                "--preprocess",
-                type=click.Path(path_type=Path),
-                metavar="FILE.json",
-                help="How a picture becomes the input; Hugging Face's preprocessor_config.json works.",
-            ),
-            click.option("--labels", type=click.Path(path_type=Path), metavar="FILE", help="Class names, one a line."),
+            picture_options,
             click.option("--no-verify", is_flag=True, help="Write without comparing with the model first."),
             json_option,
         )(function)
 
     return decorated
+
+
+def picture_options(function: Function) -> Function:
+    """What goes with a model: how a picture becomes its input, and class names."""
+    return _all(
+        click.option(
+            "--preprocess",
+            type=click.Path(path_type=Path),
+            metavar="FILE.json",
+            help="How a picture becomes the input; Hugging Face's preprocessor_config.json works.",
+        ),
+        click.option("--labels", type=click.Path(path_type=Path), metavar="FILE", help="Class names, one a line."),
+    )(function)
 
 
 def device_option(function: Function) -> Function:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from krypton_onnx.cli.options import device_option, json_option, memory, model_options, size
+from krypton_onnx.cli.options import device_option, json_option, memory, model_options, picture_options, size
 from krypton_onnx.cli.sources import compiled, read_labels, say_json, with_preprocess
 from krypton_onnx.errors import KryptonError
 
@@ -128,13 +128,7 @@ def _renamed(models: tuple[tuple[str, Path], ...], name: str | None) -> tuple[tu
     metavar="N|HxW",
     help="That a MODEL is compiled for, and the default of requests. [default: 16]",
 )
-@click.option(
-    "--preprocess",
-    type=click.Path(path_type=Path),
-    metavar="FILE.json",
-    help="How pictures become the input; Hugging Face's preprocessor_config.json works.",
-)
-@click.option("--labels", type=click.Path(path_type=Path), metavar="FILE", help="Class names, one a line.")
+@picture_options
 @model_options
 @device_option
 @click.option("--memory-budget", type=memory, metavar="SIZE", help="Most memory for the queries of a request.")

@@ -32,7 +32,7 @@ _OPEN_PATHS = ("/", "/v2/health/live", "/v2/health/ready")
 """For probes, which have no token."""
 
 _MODEL = re.compile(r"/v[12]/models/([^/:]+)")
-_ID = re.compile(r"[\w.:/+=-]{1,128}")
+_ID = re.compile(r"[\w.:/+=-]{1,128}", re.ASCII)
 
 _log = logging.getLogger(__name__)
 

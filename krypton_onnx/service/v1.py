@@ -112,5 +112,10 @@ def predicted(answers: Sequence[Answer]) -> dict[str, Any]:
 
 
 def _prediction(answer: Answer) -> Any:
-    outputs = {name: np.asarray(values[0]).tolist() for name, values in answer.outputs.items()}
+    outputs = {name: _plain(np.asarray(values[0])) for name, values in answer.outputs.items()}
     return outputs if len(outputs) > 1 else next(iter(outputs.values()))
+
+
+def _plain(array: Array) -> Any:
+    """What orjson can write: arrays of common numbers as they are, which spares a list of millions."""
+    return array if array.ndim and array.flags.c_contiguous and array.dtype.kind in "iufb" else array.tolist()

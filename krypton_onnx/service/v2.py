@@ -1,12 +1,12 @@
 """Requests and answers in KServe's protocol V2 (the Open Inference Protocol): named tensors, JSON or binary."""
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 from uuid import uuid4
 
 import msgspec
 import numpy as np
+import orjson
 
 from krypton_onnx.errors import KryptonError
 from krypton_onnx.heatmap import Heatmap
@@ -212,7 +212,7 @@ def _heatmap_tensors(heatmaps: Sequence[Heatmap]) -> dict[str, Array]:
         HEATMAP: np.stack([heatmap.scores for heatmap in heatmaps]),
         BASE_SCORE: np.array([heatmap.base_score for heatmap in heatmaps], np.float32),
         TARGET_INDEX: np.array(targets, np.int64),
-        RECORD: np.array([json.dumps(heatmap.record, ensure_ascii=False).encode() for heatmap in heatmaps], np.object_),
+        RECORD: np.array([orjson.dumps(heatmap.record) for heatmap in heatmaps], np.object_),
     }
 
 
