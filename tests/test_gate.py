@@ -4,8 +4,11 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
-import orjson
 import pytest
+
+pytest.importorskip("kserve", reason="KServe's SDK is not for this Python")
+
+import orjson
 
 from krypton_onnx.service import gate
 from krypton_onnx.service.gate import Gate, Limits

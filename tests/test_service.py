@@ -18,16 +18,20 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import httpx
 import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper
 from PIL import Image
-from serving import Service, arrays, asked, started, tensor, until
 from twin import normal
 
 import krypton_onnx as kx
+
+pytest.importorskip("kserve", reason="KServe's SDK is not for this Python")
+
+import httpx
+from serving import Service, arrays, asked, started, tensor, until
+
 from krypton_onnx.service.sdk import InferenceRESTClient, InferRequest, InferResponse, RequestedOutput, RESTConfig
 
 SHIPPED = Path(str(resources.files("krypton_onnx.models")))

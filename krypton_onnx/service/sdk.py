@@ -27,7 +27,7 @@ try:
 except ModuleNotFoundError as error:
     raise KryptonError(
         f"'krypton-onnx serve' needs KServe's SDK, which is not installed whole ({error.name} is missing): "
-        "pip install 'krypton-onnx[serve]'."
+        "pip install 'krypton-onnx[serve]', with a Python below 3.14, which KServe does not support yet."
     ) from error
 finally:
     sys.argv = _arguments
