@@ -27,10 +27,9 @@ from tree import ROOT, commit
 import krypton_onnx as kx
 from krypton_onnx import models
 from krypton_onnx.benchmark import machine
-from krypton_onnx.service.sdk import InferenceRESTClient, RESTConfig
 
 sys.path.insert(0, str(ROOT / "tests"))
-from serving import Service, arrays, asked, started, tensor
+from serving import InferenceRESTClient, RESTConfig, Service, arrays, asked, started, tensor
 
 RESULTS = ROOT / "docs" / "serving.json"
 PAGE = ROOT / "docs" / "serving.md"

@@ -67,7 +67,7 @@ class Heatmap:
         Args:
             index: which of a list of targets.
         """
-        drop = _stacked(self.drop)[index]
+        drop = np.atleast_1d(np.asarray(self.base_score, np.float32))[index] - _stacked(self.scores)[index]
         row, col = np.unravel_index(np.argmax(np.where(np.isnan(drop), -np.inf, drop)), drop.shape)
         y, x = self.origins[row, col]
         return int(y), int(x), float(drop[row, col])

@@ -116,10 +116,10 @@ def _gaussian(extent: int, sigma: float) -> Floats:
     reach = max(1, round(_REACH * sigma))
     taps = np.arange(-reach, reach + 1)
     weights = np.exp(-0.5 * (taps / sigma) ** 2)
-    # Mirrored as often as the Gaussian is longer than the axis.
-    places = (np.arange(extent)[:, None] + taps) % (2 * extent)
-    mixing = np.zeros((extent, extent))
-    np.add.at(mixing, (np.arange(extent)[:, None], np.minimum(places, 2 * extent - 1 - places)), weights)
+    # Mirrored as often as the Gaussian is longer than the axis: what lies a period apart falls on the same cells.
+    period, steps = 2 * extent, np.arange(extent)
+    folded = np.bincount(taps % period, weights, period)
+    mixing = folded[(steps - steps[:, None]) % period] + folded[(-1 - steps - steps[:, None]) % period]
     return np.asarray(mixing / weights.sum())
 
 

@@ -14,7 +14,22 @@ from typing import Any
 
 import numpy as np
 
-from krypton_onnx.service.sdk import InferInput, InferOutput, InferRequest, from_np_dtype
+from krypton_onnx.service.sdk import InferInput, InferRequest, from_np_dtype
+
+# Behind ours, which keeps it from reading the command line.
+from kserve import InferenceRESTClient, InferOutput, InferResponse, RESTConfig  # isort: skip
+
+__all__ = [
+    "InferResponse",
+    "InferenceRESTClient",
+    "RESTConfig",
+    "Service",
+    "arrays",
+    "asked",
+    "started",
+    "tensor",
+    "until",
+]
 
 
 @dataclass(frozen=True, slots=True)

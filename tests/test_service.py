@@ -30,9 +30,9 @@ import krypton_onnx as kx
 pytest.importorskip("kserve", reason="KServe's SDK is not for this Python")
 
 import httpx
-from serving import Service, arrays, asked, started, tensor, until
+from serving import InferenceRESTClient, InferResponse, RESTConfig, Service, arrays, asked, started, tensor, until
 
-from krypton_onnx.service.sdk import InferenceRESTClient, InferRequest, InferResponse, RequestedOutput, RESTConfig
+from krypton_onnx.service.sdk import InferRequest, RequestedOutput
 
 SHIPPED = Path(str(resources.files("krypton_onnx.models")))
 NINE = SHIPPED / "pictures" / "nine.png"
@@ -67,6 +67,25 @@ def two_inputs_net() -> onnx.ModelProto:
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
 
 
+def small_net(
+    image: str, shape: list[int], *, channels_last: bool = False, other: str | None = None
+) -> onnx.ModelProto:
+    """A convolution and its means, of an image of any name and order of axes, and times another input."""
+    nodes = [helper.make_node("Transpose", [image], ["first"], perm=[0, 3, 1, 2])] if channels_last else []
+    nodes += [
+        helper.make_node("Conv", ["first" if channels_last else image, "w"], ["c"]),
+        helper.make_node("GlobalAveragePool", ["c"], ["m"]),
+        helper.make_node("Flatten", ["m"], ["flat" if other else "y"]),
+        *([helper.make_node("Mul", ["flat", other], ["y"])] if other else []),
+    ]
+    ports = [helper.make_tensor_value_info(image, TensorProto.FLOAT, shape)]
+    ports += [helper.make_tensor_value_info(other, TensorProto.FLOAT, [1, 4])] if other else []
+    result = helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 4])
+    weights = [onnx.numpy_helper.from_array(normal(4, 3, 3, 3), "w")]
+    graph = helper.make_graph(nodes, "net", ports, [result], weights)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The models, compiled."""
@@ -76,12 +95,17 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     kx.compile(SHIPPED / "demo.onnx", folder / "demo.krypton", patch=16, preprocess=preprocess, labels=labels)
     onnx.save(two_inputs_net(), folder / "two.onnx")
     kx.compile(folder / "two.onnx", folder / "two.krypton", patch=(4, 6))
+    onnx.save(small_net("x", [1, 16, 20, 3], channels_last=True), folder / "last.onnx")
+    kx.compile(folder / "last.onnx", folder / "last.krypton", patch=5)
+    onnx.save(small_net("picture", [1, 3, 16, 20], other="image"), folder / "named.onnx")
+    kx.compile(folder / "named.onnx", folder / "named.krypton", patch=5)
     return folder
 
 
 @pytest.fixture(scope="module")
 def service(folder: Path) -> Iterator[Service]:
-    with started(folder, "demo.krypton", "two=two.krypton", "--max-size", "2MB") as service:
+    models = ("demo.krypton", "two=two.krypton", "last.krypton", "named.krypton")
+    with started(folder, *models, "--max-size", "2MB") as service:
         yield service
 
 
@@ -195,6 +219,8 @@ QUESTIONS: list[tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = [
     ({"target": -1, "output": "probabilities"}, {}, {"output": "probabilities"}),
     ({"fill": "blur:3"}, {"region": np.array([0, 8, 64, 96])}, {"fill": "blur:3", "region": (0, 8, 64, 96)}),
     ({}, {"fill": np.float32([9, 0, 255]), "patch": np.array([9, 30])}, {"fill": (9, 0, 255), "patch": (9, 30)}),
+    ({"target": "-1"}, {}, {}),
+    ({}, {"target": np.array([-1])}, {}),
     ({"target": "4,5"}, {"stride": np.array([30, 40])}, {"target": [4, 5], "stride": (30, 40)}),
     ({"target": "cosine"}, {}, {"target": kx.Cosine()}),
     ({"ssim": 0.8, "seed": 3, "stride": 8}, {}, {"mode": kx.Approximate(ssim=0.8, seed=3), "stride": 8}),
@@ -268,20 +294,39 @@ def test_outputs_alone_cost_no_queries(service: Service) -> None:
     assert metric(service, "krypton_onnx_queries_total", model_name="demo") == before
 
 
+def test_channels_may_come_last(service: Service, folder: Path) -> None:
+    image, content = normal(16, 20, 3), np.float32([1, 2, 3])
+    expected = kx.Session(folder / "last.krypton").explain(image, patch=5, stride=6, fill=content, progress=False)
+    request = asked([tensor("image", image), tensor("fill", content)], stride=6)  # one image needs no N
+    found = arrays(infer(service, "last", request).outputs)["heatmap"]
+    np.testing.assert_array_equal(found[0], expected.scores)
+    assert httpx.get(f"{service.url}/v2/models/last").json()["inputs"][0]["shape"] == [-1, 16, 20, 3]
+
+
+def test_an_input_of_the_images_usual_name_is_the_models(service: Service, folder: Path) -> None:
+    picture, gain = normal(3, 16, 20), np.float32([[1, 2, 3, 4]])
+    session = kx.Session(folder / "named.krypton")
+    expected = session.explain(session.materialize(picture, {"image": gain}), 3, patch=5, stride=6, progress=False)
+    request = asked([tensor("picture", picture[None]), tensor("image", gain)], stride=6, target=3)
+    found = arrays(infer(service, "named", request).outputs)["heatmap"]
+    np.testing.assert_array_equal(found[0], expected.scores)
+    names = [one["name"] for one in httpx.get(f"{service.url}/v2/models/named").json()["inputs"]]
+    assert names == ["picture", "image"]
+
+
+def test_a_parameter_may_be_a_tensor_without_axes(service: Service) -> None:
+    stride = {"name": "stride", "shape": [], "datatype": "INT64", "data": [64]}
+    sent = {"inputs": [file([in_base64(NINE)["b64"]]), stride]}
+    response = httpx.post(f"{service.url}/{INFER}", json=sent).json()
+    assert next(one for one in response["outputs"] if one["name"] == "heatmap")["shape"] == [1, 3, 3]
+
+
 def test_a_whole_number_model_takes_nested_lists(tmp_path: Path) -> None:
     """JSON knows no types, so that whole numbers become the input's."""
-    nodes = [
-        helper.make_node("Cast", ["x"], ["f"], to=TensorProto.FLOAT),
-        helper.make_node("Conv", ["f", "w"], ["c"]),
-        helper.make_node("GlobalAveragePool", ["c"], ["y"]),
-    ]
-    source = helper.make_tensor_value_info("x", TensorProto.UINT8, [1, 3, 12, 12])
-    result = helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 4, 1, 1])
-    weights = [onnx.numpy_helper.from_array(normal(4, 3, 3, 3), "w")]
-    graph = helper.make_graph(nodes, "net", [source], [result], weights)
-    onnx.save(
-        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), tmp_path / "net.onnx"
-    )
+    net = small_net("f", [1, 3, 12, 12])
+    net.graph.node.insert(0, helper.make_node("Cast", ["x"], ["f"], to=TensorProto.FLOAT))
+    net.graph.input[0].CopyFrom(helper.make_tensor_value_info("x", TensorProto.UINT8, [1, 3, 12, 12]))
+    onnx.save(net, tmp_path / "net.onnx")
     artifact = kx.compile(tmp_path / "net.onnx", tmp_path / "net.krypton", patch=4)
     image = np.random.default_rng(0).integers(0, 256, (3, 12, 12)).astype(np.uint8)
     expected = kx.Session(artifact).explain(image, patch=4, progress=False).scores
@@ -291,7 +336,7 @@ def test_a_whole_number_model_takes_nested_lists(tmp_path: Path) -> None:
         too_large = {"instances": [(image.astype(int) + 256).tolist()]}
         refused = httpx.post(f"{service.url}/v1/models/net:explain", json=too_large)
     assert refused.status_code == 400
-    assert refused.json() == {"error": "Nested lists hold numbers that are none of uint8."}
+    assert refused.json() == {"error": "Lists hold numbers that are none of uint8."}
 
 
 # --------------------------------------------------------------------------------------- about the service
@@ -311,7 +356,7 @@ def test_health_and_metadata(service: Service) -> None:
     assert httpx.get(f"{service.url}/").json() == {"status": "alive"}
     about = httpx.get(f"{service.url}/v2").json()
     assert (about["name"], about["extensions"]) == ("krypton-onnx", ["binary_tensor_data"])
-    assert httpx.get(f"{service.url}/v2/models").json() == {"models": ["demo", "two"]}
+    assert httpx.get(f"{service.url}/v2/models").json() == {"models": ["demo", "two", "last", "named"]}
     model = httpx.get(f"{service.url}/v2/models/two").json()
     assert model["inputs"] == [
         {"name": "image", "datatype": "FP32", "shape": [-1, 3, 20, 24]},
@@ -326,7 +371,8 @@ def test_health_and_metadata(service: Service) -> None:
 
 def test_requests_are_logged_and_counted(service: Service) -> None:
     labels = {"model_name": "demo"}
-    names = ("queries_total", "base_cache_hits_total", "base_cache_misses_total", "request_seconds_count")
+    names = ("queries_total", "base_cache_hits_total", "base_cache_misses_total")
+    names += ("request_seconds_count", "queue_seconds_count")
     before = {name: metric(service, f"krypton_onnx_{name}", **labels) for name in names}
     image = np.random.default_rng(os.getpid()).random((1, 3, 128, 128), np.float32)
     for number in range(2):
@@ -339,6 +385,7 @@ def test_requests_are_logged_and_counted(service: Service) -> None:
         "base_cache_hits_total": 1,
         "base_cache_misses_total": 1,
         "request_seconds_count": 2,
+        "queue_seconds_count": 2,
     }
     assert metric(service, "krypton_onnx_base_cache_bytes") > 0
     assert metric(service, "krypton_onnx_requests_open") == 0
@@ -400,6 +447,9 @@ MALFORMED: list[tuple[str, dict[str, str], str, int, str]] = [
     (INFER, JSON, v2(image(data="x")), 400, "inputs.0.data: Input should be a valid list."),
     (INFER, JSON, v2(), 400, "no tensor 'image'"),
     (INFER, JSON, v2(image(data=[1])), 400, "is not FP32"),
+    (INFER, JSON, v2(image(shape=[1, 1, 1, 1], datatype="UINT8", data=[0.9])), 400, "none of uint8"),
+    (INFER, JSON, v2(image(shape=[1, 1, 1, 1], datatype="BOOL", data=[2])), 400, "none of bool"),
+    (INFER, JSON, v2(image(), {"name": "stride", "shape": [1], "datatype": "INT64", "data": ["3"]}), 400, "malformed"),
     (INFER, JSON, v2(image(data=["a"])), 400, "is not FP32"),
     (INFER, JSON, v2(image(datatype="FP9", data=[1])), 400, "is not FP9"),
     (INFER, JSON, v2(image(shape=[0, 3, 128, 128], data=[])), 400, "from one on"),
@@ -422,11 +472,11 @@ MALFORMED: list[tuple[str, dict[str, str], str, int, str]] = [
     (EXPLAIN, JSON, "{", 400, "Unrecognized request format"),
     (EXPLAIN, JSON, "[" * 100_000, 400, "Unrecognized request format"),
     (EXPLAIN, JSON, "7", 400, "Expected `object`"),
-    (EXPLAIN, {"content-type": "text/plain"}, "7", 400, "Expected `object`"),
+    (EXPLAIN, {"content-type": "text/plain"}, "7", 400, "send the header 'content-type: application/json'"),
     (EXPLAIN, JSON, "{}", 400, "required field `instances`"),
     (EXPLAIN, JSON, '{"instances": []}', 400, "no picture"),
     (EXPLAIN, JSON, '{"instances": [[1, [2]]]}', 400, "no array of numbers"),
-    (EXPLAIN, JSON, '{"instances": ["a"]}', 400, "the model takes float32"),
+    (EXPLAIN, JSON, '{"instances": ["a"]}', 400, "something else than numbers, where float32 is wanted"),
     (EXPLAIN, JSON, '{"instances": [{"b64": 1}]}', 400, "no picture"),
     (EXPLAIN, JSON, '{"instances": [[[[0]]], {"b64": ""}]}', 400, "one kind a request"),
     (EXPLAIN, JSON, '{"instances": [[[[0]]]], "inputs": {"a": 1}}', 400, "must have the shape"),
@@ -467,6 +517,13 @@ def test_a_malformed_request_gets_a_sentence(
         ({"ssim": 0.9, "tau": 0.5}, "one of ssim"),
         ({"drill_down": [2.0, 8]}, "fraction"),
         ({"drill_down": [0.2, 8.5]}, "stride of its coarse grid"),
+        ({"drill_down": [0.2, 1e300]}, "drill_down is not a number below"),
+        ({"patch": 2**40}, "patch is not a number below"),
+        ({"seed": 3}, "seed goes with an approximate heatmap"),
+        ({"approximate": False, "ssim": 0.9}, "approximate is false"),
+        ({"box_min_iou": 0.5}, "box_min_iou goes with a target box"),
+        ({"target": "box:1", "box_head": "yolov8", "output": "none"}, "no output"),
+        ({"x" * 100_000: 1}, "unknown field"),
     ],
 )
 def test_a_question_that_does_not_fit_gets_a_sentence(
@@ -476,6 +533,7 @@ def test_a_question_that_does_not_fit_gets_a_sentence(
     response = httpx.post(f"{service.url}/v1/models/demo:explain", json=body)
     assert response.status_code == 400, response.text
     assert message in response.json()["error"]
+    assert len(response.json()["error"]) <= 1001
 
 
 def test_an_unknown_output_or_a_parameter_twice_is_refused(service: Service) -> None:
@@ -510,7 +568,28 @@ def test_what_is_too_large_is_refused(service: Service, tmp_path: Path) -> None:
     everything = {"stride": 1, "patch": 1, "target": list(range(10)) * 4}
     answer = httpx.post(url, json={"instances": [in_base64(NINE)], "parameters": everything})
     assert answer.status_code == 413
-    assert "1 images, 40 targets and 16384 positions each take 2621440 bytes" in answer.json()["error"]
+    assert "2625536 bytes, 655360 scores and 0 bytes of outputs for each of 1 images" in answer.json()["error"]
+
+
+def test_many_small_pictures_are_counted_before_they_are_made(service: Service, tmp_path: Path) -> None:
+    """Each becomes a tensor of 200 kB, whatever its file has."""
+    Image.new("L", (1, 1)).save(tmp_path / "small.gif")
+    body = {"instances": [in_base64(tmp_path / "small.gif")] * 600, "parameters": {"stride": 64}}
+    began = time.monotonic()
+    refused = httpx.post(f"{service.url}/{EXPLAIN}", json=body)
+    assert time.monotonic() - began < 5
+    assert (refused.status_code, "for each of 600 images" in refused.text) == (413, True)
+    maps = {"instances": [np.zeros((3, 20, 24), int).tolist()] * 200, "inputs": {"shift": [[0] * 4]}}
+    refused = httpx.post(f"{service.url}/v1/models/two:predict", json=maps)
+    assert (refused.status_code, "0 scores and 7696 bytes of outputs for each of 200" in refused.text) == (413, True)
+
+
+def test_a_head_that_does_not_end_is_refused(service: Service) -> None:
+    host, port = service.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), 10) as connection:
+        connection.sendall(b"GET / HTTP/1.1\r\nx: " + b"a" * 200_000)
+        assert connection.recv(1000).startswith(b"HTTP/1.1 4")
+    assert httpx.get(f"{service.url}/v2/health/ready").status_code == 200
 
 
 # ---------------------------------------------------------------------------------- many, slow, and aborted
@@ -556,7 +635,7 @@ def test_who_comes_when_the_queue_is_full_is_told_so(folder: Path, tmp_path: Pat
 
 
 def test_an_answer_that_takes_too_long_ends_and_so_does_its_computing(folder: Path, tmp_path: Path) -> None:
-    with started(tmp_path, folder / "demo.krypton", "--timeout", 0.5) as service:
+    with started(tmp_path, folder / "demo.krypton", "--timeout", 0.5, "--base-cache", "1B") as service:
         began = time.monotonic()
         late = httpx.post(f"{service.url}/v1/models/demo:explain", **long_request())
         assert late.status_code == 504
@@ -565,6 +644,7 @@ def test_an_answer_that_takes_too_long_ends_and_so_does_its_computing(folder: Pa
         assert_idle(service)
         small = {"instances": [in_base64(NINE)], "parameters": {"stride": 64}}
         assert httpx.post(f"{service.url}/v1/models/demo:explain", json=small).status_code == 200
+        assert metric(service, "krypton_onnx_base_cache_hits_total", model_name="demo") == 0  # there is no room
         (line,) = (line for line in logged(service) if line["status"] == 504)
         assert line["queries"] < 8 * 113 * 113
 
@@ -628,6 +708,7 @@ def test_told_to_end_it_does_not_wait_forever(folder: Path, tmp_path: Path) -> N
             response = answer.result()
         assert service.process.wait(20) == 0
     assert (response.status_code, response.json()) == (503, {"error": "The service is shutting down; ask again."})
+    assert "Traceback" not in service.log.read_text()
 
 
 def test_killed_in_mid_request_it_leaves_nothing(folder: Path, tmp_path: Path) -> None:
@@ -651,9 +732,19 @@ def test_killed_in_mid_request_it_leaves_nothing(folder: Path, tmp_path: Path) -
         service.process.wait(20)
         assert sorted(tmp_path.rglob("*")) == before
     # The same port, and the model that was compiled, are there for the next.
-    with started(tmp_path, SHIPPED / "demo.onnx", "--port", port, environment=environment) as service:
+    options = (
+        "--port",
+        port,
+        "--preprocess",
+        SHIPPED / "demo_preprocess.json",
+        "--labels",
+        SHIPPED / "demo_labels.txt",
+    )
+    with started(tmp_path, SHIPPED / "demo.onnx", *options, environment=environment) as service:
         assert service.url.endswith(port)
         assert len(list((tmp_path / "cache").iterdir())) == 1
+        body = {"instances": [in_base64(NINE)], "parameters": {"stride": 64}}
+        assert explain(service, "demo", body)[0]["label"] == "digit 9"
 
 
 def _children(process: int) -> list[str]:
@@ -663,7 +754,8 @@ def _children(process: int) -> list[str]:
 def test_a_token_can_be_required(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "token").write_text("s3cret\n")
     with started(tmp_path, folder / "demo.krypton", "--token-file", "token") as service:
-        assert httpx.get(f"{service.url}/v2/health/ready").status_code == 200
+        for path in ("", "v2/health/ready", "v2/health/live"):
+            assert httpx.get(f"{service.url}/{path}").status_code == 200
         for headers in (
             {},
             {"authorization": "Bearer wrong"},
@@ -694,7 +786,11 @@ def run(*arguments: object, cwd: Path) -> "subprocess.CompletedProcess[str]":
         (["a=demo.krypton", "a=two.krypton"], "Two models are called 'a'"),
         (["a b=demo.krypton"], "'a b=demo.krypton' names no model"),
         (["demo.krypton", "--patch", "8"], "compiled already, for a patch of its own"),
-        (["demo.krypton", "--labels", "short.txt"], "There are 1 labels"),
+        (["demo.krypton", "--labels", "short.txt"], "demo.krypton: There are 1 labels"),
+        (["demo.krypton", "--memory-budget", "1kB", "--timeout", "1"], "needs"),
+        (["demo.krypton", "--timeout", "nan"], "'nan' is no time"),
+        (["demo.krypton", "--grace", "inf"], "'inf' is not a valid integer"),
+        (["demo.krypton", "--model_name", "a/b"], "--model_name 'a/b' is no name"),
         (["demo.krypton", "--token-file", "none"], "token file none cannot be read"),
         (["demo.krypton", "--token-file", "empty.txt"], "holds no token"),
         (["demo.krypton", "--host", "no.such.host.invalid"], "cannot listen on no.such.host.invalid"),

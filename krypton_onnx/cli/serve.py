@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from krypton_onnx.cli.options import device_option, json_option, memory, model_options, picture_options, size
+from krypton_onnx.cli.options import device_option, json_option, memory, model_options, numbers, picture_options, size
 from krypton_onnx.cli.sources import compiled, read_labels, say_json, with_preprocess
 from krypton_onnx.errors import KryptonError
 
@@ -23,6 +23,8 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 PATCH = (16, 16)
 
+_NAME = re.compile("[A-Za-z0-9_][A-Za-z0-9_.-]*")
+
 _EXAMPLES = """\b
 Examples:
   krypton-onnx serve resnet50.krypton
@@ -31,12 +33,20 @@ Examples:
 """
 
 
+def _seconds(text: str) -> float:
+    """``0.5`` or ``300``."""
+    found = numbers(text)
+    if len(found) != 1 or not 0 < found[0] <= 1e6:
+        raise click.BadParameter(f"'{text}' is no time: give seconds, such as 300.")
+    return found[0]
+
+
 def _named(text: str) -> tuple[str, Path]:
     """``model.onnx``, or ``name=model.onnx``."""
     name, equals, path = text.partition("=")
     if not equals:
         name, path = Path(text).stem, text
-    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", name) or not path:
+    if not _NAME.fullmatch(name) or not path:
         raise click.BadParameter(
             f"'{text}' names no model: give a file or folder, or NAME=FILE with letters, digits, '_', '-' and '.' in "
             "its name."
@@ -56,6 +66,8 @@ def _from_the_controller(function: Function) -> Function:
 def _renamed(models: tuple[tuple[str, Path], ...], name: str | None) -> tuple[tuple[str, Path], ...]:
     if name is None:
         return models
+    if not _NAME.fullmatch(name):
+        raise KryptonError(f"--model_name '{name}' is no name: use letters, digits, '_', '-' and '.'.")
     if len(models) > 1:
         raise KryptonError(f"--model_name {name} is for one model, and there are {len(models)}; give each NAME=MODEL.")
     return ((name, models[0][1]),)
@@ -100,16 +112,16 @@ def _renamed(models: tuple[tuple[str, Path], ...], name: str | None) -> tuple[tu
 )
 @click.option(
     "--timeout",
-    type=click.FloatRange(0, min_open=True),
-    default=300.0,
+    type=_seconds,
+    default="300",
     show_default=True,
     metavar="SECONDS",
     help="From a request's arrival to its answer.",
 )
 @click.option(
     "--grace",
-    type=click.FloatRange(0),
-    default=20.0,
+    type=click.IntRange(0, 3600),
+    default=20,
     show_default=True,
     metavar="SECONDS",
     help="For open requests, when the service is told to end.",
@@ -142,6 +154,7 @@ def serve(
     A MODEL is compiled first, which is kept for the next start (see `krypton-onnx cache`); a folder that `compile`
     wrote is served as it is. docs/serving.md says what requests look like. Ctrl-C, or a signal to terminate, ends it.
     """
+    from krypton_onnx.service.explainer import warm_up
     from krypton_onnx.service.gate import Limits
     from krypton_onnx.service.logs import log_as_json
     from krypton_onnx.service.server import bound_to
@@ -166,7 +179,7 @@ def serve(
         bound = held.enter_context(bound_to(host, port))
         sessions = {name: _session(held, path, options) for name, path in models}
         for session in sessions.values():
-            _warm_up(session)
+            warm_up(session)
         bound.listen()
         address, number = bound.getsockname()[:2]
         url = f"http://{_in_address(address)}:{number}"
@@ -197,7 +210,11 @@ def _session(held: ExitStack, path: Path, options: dict[str, Any]) -> "Session":
         raise KryptonError(f"{path} is compiled already, for a patch of its own; omit --patch.")
     sizes = {key: options[key] for key in ("input_size", "image_input", "channels_last", "providers")}
     made = compiled(path, patch=options["patch"] or PATCH, **sizes, cache=True)
-    artifact = _described(held.enter_context(made), options)
+    artifact = held.enter_context(made)
+    try:
+        artifact = _described(artifact, options)
+    except KryptonError as error:
+        raise KryptonError(f"{path}: {error}") from error
     return Session(artifact, options["providers"], memory_budget=options["memory_budget"])
 
 
@@ -212,16 +229,6 @@ def _described(artifact: "Artifact", options: dict[str, Any]) -> "Artifact":
         check_labels(labels, artifact.plan)
         artifact = replace(artifact, plan=replace(artifact.plan, labels=labels))
     return artifact
-
-
-def _warm_up(session: "Session") -> None:
-    """Run what a first request would otherwise find cold: the exact graphs, with as many queries as fill a batch."""
-    import numpy as np
-
-    plan = session.plan
-    inputs = {info.name: np.zeros([n or 1 for n in info.shape], info.dtype) for info in plan.other_inputs}
-    base = session.materialize(np.zeros(plan.model_shape, plan.image.dtype), inputs)
-    session.infer(base, np.zeros((plan.batch, 2), np.int64), base.image[:, : plan.patch[0], : plan.patch[1]])
 
 
 def _in_address(host: str) -> str:

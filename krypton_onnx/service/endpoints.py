@@ -5,7 +5,6 @@ from http import HTTPStatus
 from importlib.metadata import version
 from typing import Any
 
-import orjson
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
@@ -26,11 +25,15 @@ from krypton_onnx.service.sdk import (
     register_v1_endpoints,
     register_v2_endpoints,
 )
+from krypton_onnx.service.trace import current
 
 _JSON_LENGTH = "inference-header-content-length"
 
 _NO_PLACE = ("body", "bytes", "InferenceRequest")
 """Parts of what pydantic calls the place of an error."""
+
+_LONGEST = 1000
+"""Characters of a message, which may quote what was sent."""
 
 _STATUS: Sequence[tuple[type[Exception], HTTPStatus]] = [
     (TooLargeError, HTTPStatus.REQUEST_ENTITY_TOO_LARGE),
@@ -62,6 +65,18 @@ class _Endpoints(DataPlane):  # type: ignore[misc]
             return v2.decoded(body, headers.get(_JSON_LENGTH), model_name)
         return super().decode_inference_request(body, headers, model_name)
 
+    def encode(
+        self, model_name: str, response: Any, headers: dict[str, str], req_attributes: dict[str, Any]
+    ) -> tuple[Any, dict[str, str]]:
+        """A response; a V2 one has been written."""
+        if not isinstance(response, v2.Response):
+            encoded: tuple[Any, dict[str, str]] = super().encode(model_name, response, headers, req_attributes)
+            return encoded
+        if response.json_length is None:
+            return response.body, {"Content-Type": "application/json"}  # in small letters KServe would take it away
+        length = {_JSON_LENGTH: str(response.json_length)}
+        return response.body, {"Content-Type": "application/octet-stream", **length}
+
     async def explain(
         self, model_name: str, request: Any, headers: dict[str, str] | None = None
     ) -> tuple[Any, dict[str, str]]:
@@ -84,21 +99,13 @@ class _Fixed:
     unload = load
 
 
-class _Json(JSONResponse):
-    """JSON in which numbers that are not finite are null, since it has none; FastAPI's own fails at them."""
-
-    def render(self, content: Any) -> bytes:
-        """The body."""
-        return orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY)
-
-
 def application(models: Sequence[HeatmapModel]) -> FastAPI:
     """KServe's endpoints for these models, and `/metrics`."""
     repository = ModelRepository()
     for model in models:
         repository.update(model)
     endpoints = _Endpoints(repository)
-    app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, default_response_class=_Json)
+    app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
     app.add_api_route("/", endpoints.live)
     app.add_api_route("/metrics", metrics_handler)
     register_v1_endpoints(app, endpoints, _Fixed())
@@ -107,12 +114,14 @@ def application(models: Sequence[HeatmapModel]) -> FastAPI:
         app.add_exception_handler(kind, _handler(status))
     app.add_exception_handler(RequestValidationError, _malformed)
     app.add_exception_handler(HTTPException, _refused)
+    app.add_exception_handler(Exception, _failed)
     return app
 
 
 def complaint(message: str, status: int, headers: dict[str, str] | None = None) -> Response:
     """An error as KServe's clients expect it."""
-    return _Json({"error": " ".join(message.split())}, status, headers)
+    text = " ".join(message.split())
+    return JSONResponse({"error": text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"}, status, headers)
 
 
 def _handler(status: HTTPStatus) -> Any:
@@ -134,3 +143,9 @@ async def _malformed(_: Request, error: Exception) -> Response:
 async def _refused(_: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     return complaint(f"{error.detail}.", error.status_code, dict(error.headers or {}))
+
+
+async def _failed(_: Request, __: Exception) -> Response:
+    """What nobody thought of; the gate logs it."""
+    message = f"The service failed; its log says why, under the request id {current.get().request_id}."
+    return complaint(message, HTTPStatus.INTERNAL_SERVER_ERROR)

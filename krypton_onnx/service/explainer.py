@@ -1,7 +1,10 @@
 """What answers requests about one model."""
 
+import math
 import threading
 from dataclasses import dataclass
+
+import numpy as np
 
 from krypton_onnx.heatmap import Heatmap
 from krypton_onnx.modes import Mode
@@ -14,8 +17,8 @@ from krypton_onnx.service.asked import Asked
 from krypton_onnx.service.images import TooLargeError
 from krypton_onnx.service.trace import Trace
 
-_NUMBER = 4
-"""Bytes of a score."""
+_SCORE, _RECORD = 4, 4096
+"""Bytes of a score, and of what else an image's answer takes."""
 
 
 class StoppedError(Exception):
@@ -27,7 +30,7 @@ class Answer:
     """About one image.
 
     Attributes:
-        outputs: the model's, for one image, by name.
+        outputs: those of the model's that were asked for, for one image, by name.
         heatmap: if it was asked for.
     """
 
@@ -65,16 +68,15 @@ class Explainer:
             KryptonError: what is asked does not fit the model.
         """
         question, mode = asked.options.question(self.session.plan), asked.options.mode()
-        if asked.heatmap:
-            self._check_size(question, len(asked.images))
+        self._check_size(asked, question)
         answers = []
         for image in asked.images:
             if stop.is_set():
                 raise StoppedError
-            base, known = self.bases.materialize(self.session, image, asked.inputs)
+            base, known = self.bases.materialize(self.session, image(), asked.inputs)
             trace.images, trace.known = trace.images + 1, trace.known + known
-            heatmap = self._heatmap(base, question, mode, trace, stop) if asked.heatmap else None
-            answers.append(Answer(base.outputs, heatmap))
+            outputs = {info.name: base.outputs[info.name] for info in asked.outputs}
+            answers.append(Answer(outputs, self._heatmap(base, question, mode, trace, stop) if asked.heatmap else None))
         return answers
 
     def _heatmap(self, base: Base, question: Question, mode: Mode, trace: Trace, stop: threading.Event) -> Heatmap:
@@ -87,18 +89,33 @@ class Explainer:
 
         return explain(self.session, base, question, mode, note)
 
-    def _check_size(self, question: Question, images: int) -> None:
+    def _check_size(self, asked: Asked, question: Question) -> None:
         """Refuse what would fill the memory.
 
         Raises:
-            TooLargeError: the heatmaps' scores alone take more than `most_bytes`.
+            TooLargeError: the answer takes more than `most_bytes`.
         """
-        height, width = (extent or 0 for extent in self.session.plan.image.shape[1:])
-        origins = grid((height, width), question.patch, question.stride, question.edge, question.region)
-        positions, targets = origins[..., 0].size, len(question.target) if isinstance(question.target, list) else 1
-        size = images * targets * positions * _NUMBER
+        scores = 0
+        if asked.heatmap:
+            height, width = (extent or 0 for extent in self.session.plan.image.shape[1:])
+            origins = grid((height, width), question.patch, question.stride, question.edge, question.region)
+            scores = origins[..., 0].size * (len(question.target) if isinstance(question.target, list) else 1)
+        own = sum(math.prod(n or 1 for n in info.shape) * np.dtype(info.dtype).itemsize for info in asked.outputs)
+        size = len(asked.images) * (scores * _SCORE + own + _RECORD)
         if size > self.most_bytes:
             raise TooLargeError(
-                f"Heatmaps of {images} images, {targets} targets and {positions} positions each take {size} bytes; the "
-                f"limit is {self.most_bytes}: ask for fewer, or a larger stride."
+                f"The answer would take {size} bytes, {scores} scores and {own} bytes of outputs for each of "
+                f"{len(asked.images)} images; the limit is {self.most_bytes}: ask for less, or a larger stride."
             )
+
+
+def warm_up(session: Session) -> None:
+    """Load all graphs, and run what a first request would otherwise find cold, with as many queries as fill a batch."""
+    plan = session.plan
+    inputs = {info.name: np.zeros([n or 1 for n in info.shape], info.dtype) for info in plan.other_inputs}
+    base = session.materialize(np.zeros(plan.model_shape, plan.image.dtype), inputs)
+    for driver in (session.exact, session.capped, session.int8):
+        if driver is not None:
+            (height, width), places = driver.plan.patch, np.zeros((driver.plan.batch, 2), np.int64)
+            content = base.image[None, :, :height, :width]
+            driver.outputs(base.variant(driver), places, content, driver.plan.tau)

@@ -4,7 +4,7 @@ import asyncio
 import hmac
 import logging
 import re
-from collections.abc import Awaitable, Callable, Collection, MutableMapping
+from collections.abc import Awaitable, Callable, Collection, Iterator, MutableMapping
 from contextlib import suppress
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -30,6 +30,9 @@ _GONE = 499
 
 _OPEN_PATHS = ("/", "/v2/health/live", "/v2/health/ready")
 """For probes, which have no token."""
+
+_PIECE = 1 << 16
+"""Bytes of an answer that are sent at a time."""
 
 _MODEL = re.compile(r"/v[12]/models/([^/:]+)")
 _ID = re.compile(r"[\w.:/+=-]{1,128}", re.ASCII)
@@ -94,7 +97,8 @@ class Gate:
             if message["type"] == "http.response.start":
                 trace.status = message["status"]
                 message["headers"] = [*message.get("headers", ()), (b"x-request-id", trace.request_id.encode())]
-            await send(message)
+            for part in _parts(message):
+                await send(part)
 
         try:
             await self._admitted(scope, headers, receive, noted)
@@ -103,16 +107,12 @@ class Gate:
                 await complaint(str(refused), refused.status, refused.headers)(scope, receive, noted)
         except _GoneError:
             trace.status = _GONE
-        except asyncio.CancelledError:  # by the server, when the time for open requests is over
+        except asyncio.CancelledError:  # by the server, when the time for open requests is over; and that is its end
             if not trace.status:
                 message = "The service is shutting down; ask again."
                 await complaint(message, HTTPStatus.SERVICE_UNAVAILABLE)(scope, receive, noted)
-            raise
-        except Exception:
+        except Exception:  # which the endpoints have answered
             _log.exception("failed", extra={"request_id": trace.request_id})
-            if not trace.status:
-                message = f"The service failed; its log says why, under the request id {trace.request_id}."
-                await complaint(message, HTTPStatus.INTERNAL_SERVER_ERROR)(scope, receive, noted)
         finally:
             _tell(trace)
 
@@ -216,6 +216,17 @@ class Gate:
                 task.cancel()
                 with suppress(asyncio.CancelledError, Exception):
                     await task
+
+
+def _parts(message: Message) -> Iterator[Message]:
+    """A message in pieces, of which the server sends no more than the client takes: a place is kept until the end."""
+    body, more = message.get("body", b""), message.get("more_body", False)
+    if message["type"] != "http.response.body" or len(body) <= _PIECE:
+        yield message
+        return
+    for start in range(0, len(body), _PIECE):
+        last = start + _PIECE >= len(body)
+        yield {**message, "body": body[start : start + _PIECE], "more_body": more or not last}
 
 
 async def _answered(app: App, scope: MutableMapping[str, Any], body: bytes, send: Send) -> None:

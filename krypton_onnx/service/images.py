@@ -1,8 +1,9 @@
-"""The images of a request: tensors, pixels, or picture files, as the model takes them."""
+"""The images of a request: tensors, pixels, or picture files, made one by one into what the model takes."""
 
 import base64
 import binascii
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 
@@ -12,6 +13,9 @@ from krypton_onnx.plan import Plan
 from krypton_onnx.preprocess import Preprocess, as_dtype
 from krypton_onnx.runtime.engine import Array
 
+Image = Callable[[], Array]
+"""Makes an image as the model takes it. A file of some bytes can be one of many megabytes, and a request hold many."""
+
 MOST_PIXELS = 50_000_000
 """Of a picture; a file of some kilobytes can hold any number."""
 
@@ -20,7 +24,7 @@ class TooLargeError(KryptonError):
     """A request that would take more than the service allows."""
 
 
-def from_array(array: Array, plan: Plan) -> tuple[Array, ...]:
+def from_array(array: Array, plan: Plan) -> tuple[Image, ...]:
     """Images of one array.
 
     Args:
@@ -35,21 +39,20 @@ def from_array(array: Array, plan: Plan) -> tuple[Array, ...]:
     if images.ndim != 4 or not len(images):
         raise KryptonError(f"The image has the shape {list(array.shape)}; it must be [N, …], N images from one on.")
     if images.dtype == np.uint8 and plan.preprocess is not None:
-        prepared = Preprocess.from_dict(plan.preprocess)
-        return tuple(as_dtype(prepared.tensor(picture), plan.image.dtype) for picture in images)
-    return tuple(images)
+        return tuple(partial(_normalised, image, Preprocess.from_dict(plan.preprocess), plan) for image in images)
+    return tuple(partial(_as_is, image) for image in images)
 
 
-def from_files(files: Sequence[bytes], plan: Plan) -> tuple[Array, ...]:
+def from_files(files: Sequence[bytes], plan: Plan) -> tuple[Image, ...]:
     """Images of picture files: decoded, resized, cropped and normalised as the model was compiled to have it done.
 
     Args:
-        files: PNG, JPEG, and what else Pillow reads.
+        files: PNG, JPEG, and what else `krypton_onnx.pictures.FORMATS` names.
         plan: of the model.
 
     Raises:
-        TooLargeError: one has more than `MOST_PIXELS`.
-        KryptonError: one is no picture, or nothing is known of the preprocessing.
+        KryptonError: there is none, or nothing is known of the preprocessing. What is wrong with a file is raised when
+            its image is made.
     """
     if not files:
         raise KryptonError("There is no picture in the request; send one or more.")
@@ -58,15 +61,7 @@ def from_files(files: Sequence[bytes], plan: Plan) -> tuple[Array, ...]:
             "The model was compiled without preprocessing, so that picture files mean nothing to it: compile it with "
             "--preprocess, or send its input tensor."
         )
-    prepared = Preprocess.from_dict(plan.preprocess)
-    images = []
-    for file in files:
-        if pixels_of(file) > MOST_PIXELS:
-            raise TooLargeError(
-                f"A picture has {pixels_of(file)} pixels; the limit is {MOST_PIXELS}: send a smaller one."
-            )
-        images.append(as_dtype(prepared.tensor(prepared.picture(decode_picture(file))), plan.image.dtype))
-    return tuple(images)
+    return tuple(partial(_decoded, file, Preprocess.from_dict(plan.preprocess), plan) for file in files)
 
 
 def from_base64(text: str) -> bytes:
@@ -79,3 +74,18 @@ def from_base64(text: str) -> bytes:
         return base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError) as error:
         raise KryptonError("A picture is no base64 text: encode the bytes of its file.") from error
+
+
+def _as_is(image: Array) -> Array:
+    return image
+
+
+def _normalised(pixels: Array, preprocess: Preprocess, plan: Plan) -> Array:
+    return as_dtype(preprocess.tensor(np.asarray(pixels, np.uint8)), plan.image.dtype)
+
+
+def _decoded(file: bytes, preprocess: Preprocess, plan: Plan) -> Array:
+    pixels = pixels_of(file)
+    if pixels > MOST_PIXELS:
+        raise TooLargeError(f"A picture has {pixels} pixels; the limit is {MOST_PIXELS}: send a smaller one.")
+    return _normalised(preprocess.picture(decode_picture(file)), preprocess, plan)

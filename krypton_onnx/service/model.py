@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 from krypton_onnx.service import v1, v2
 from krypton_onnx.service.asked import Asked
 from krypton_onnx.service.explainer import Answer, Explainer
-from krypton_onnx.service.sdk import InferRequest, InferResponse, Model
+from krypton_onnx.service.sdk import InferRequest, Model
 from krypton_onnx.service.trace import current
 from krypton_onnx.service.work import Workers
 
@@ -43,12 +43,12 @@ class HeatmapModel(Model):  # type: ignore[misc]
             lambda answers: v1.explained(answers, self._plan),
         )
 
-    async def predict(self, payload: Any, headers: Mapping[str, str] | None = None) -> dict[str, Any] | InferResponse:
+    async def predict(self, payload: Any, headers: Mapping[str, str] | None = None) -> dict[str, Any] | v2.Response:
         """V2 `infer`, and V1 `:predict`."""
         if isinstance(payload, InferRequest):
             return await self._answered(
                 lambda: v2.read(payload, self._plan),
-                lambda answers: v2.answered(payload, answers, self._plan, self.name),
+                lambda answers: v2.answered(payload, answers, self.name),
             )
         return await self._answered(
             lambda: v1.read(payload, self._plan, heatmap=False),

@@ -7,23 +7,14 @@ from krypton_onnx.errors import KryptonError
 _arguments = sys.argv
 sys.argv = sys.argv[:1]  # importing KServe parses them, as if they were its own
 try:
-    from kserve import (
-        InferenceRESTClient,
-        InferInput,
-        InferOutput,
-        InferRequest,
-        InferResponse,
-        Model,
-        ModelRepository,
-        RESTConfig,
-    )
+    from kserve import InferInput, InferRequest, Model, ModelRepository
     from kserve.errors import InvalidInput, ModelNotFound
     from kserve.protocol.dataplane import DataPlane
-    from kserve.protocol.infer_type import RequestedOutput
+    from kserve.protocol.infer_type import RequestedOutput, serialize_byte_tensor
     from kserve.protocol.rest.server import metrics_handler
     from kserve.protocol.rest.v1_endpoints import register_v1_endpoints
     from kserve.protocol.rest.v2_endpoints import register_v2_endpoints
-    from kserve.utils.numpy_codec import from_np_dtype
+    from kserve.utils.numpy_codec import from_np_dtype, to_np_dtype
 except ModuleNotFoundError as error:
     raise KryptonError(
         f"'krypton-onnx serve' needs KServe's SDK, which is not installed whole ({error.name} is missing): "
@@ -35,18 +26,16 @@ finally:
 __all__ = [
     "DataPlane",
     "InferInput",
-    "InferOutput",
     "InferRequest",
-    "InferResponse",
-    "InferenceRESTClient",
     "InvalidInput",
     "Model",
     "ModelNotFound",
     "ModelRepository",
-    "RESTConfig",
     "RequestedOutput",
     "from_np_dtype",
     "metrics_handler",
     "register_v1_endpoints",
     "register_v2_endpoints",
+    "serialize_byte_tensor",
+    "to_np_dtype",
 ]

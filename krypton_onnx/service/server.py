@@ -16,6 +16,9 @@ from krypton_onnx.service.gate import Gate, Limits
 from krypton_onnx.service.model import HeatmapModel
 from krypton_onnx.service.work import Workers
 
+CONNECTIONS = 500
+"""That may be open, asked through or not; more are answered with 503."""
+
 
 @contextlib.contextmanager
 def bound_to(host: str, port: int) -> Iterator[socket.socket]:
@@ -47,7 +50,7 @@ def serve(
     bound: socket.socket,
     limits: Limits,
     base_bytes: int,
-    grace: float,
+    grace: int,
 ) -> None:
     """Answer requests until the process is told to end.
 
@@ -68,7 +71,9 @@ def serve(
         log_config=None,
         access_log=False,
         server_header=False,
-        timeout_graceful_shutdown=max(1, round(grace)),
+        http="h11",  # which alone limits what a request's head may take
+        limit_concurrency=CONNECTIONS,
+        timeout_graceful_shutdown=grace,
     )
     try:
         uvicorn.Server(config).run([bound])

@@ -1,6 +1,7 @@
 """Requests and answers in KServe's protocol V1: JSON, images as nested lists or as files in base64."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -10,9 +11,10 @@ from krypton_onnx.errors import KryptonError
 from krypton_onnx.heatmap import Heatmap
 from krypton_onnx.plan import Plan
 from krypton_onnx.runtime.engine import Array
+from krypton_onnx.service.arrays import array_of
 from krypton_onnx.service.asked import Asked, Options
 from krypton_onnx.service.explainer import Answer
-from krypton_onnx.service.images import from_base64, from_files
+from krypton_onnx.service.images import Image, from_base64, from_files
 
 
 class _Request(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -40,6 +42,8 @@ def read(body: Any, plan: Plan, *, heatmap: bool) -> Asked:
     Raises:
         KryptonError: the body is malformed.
     """
+    if isinstance(body, bytes):
+        raise KryptonError("The body is of another type than JSON: send the header 'content-type: application/json'.")
     try:
         request = msgspec.convert(body, _Request)
     except msgspec.ValidationError as error:
@@ -47,38 +51,20 @@ def read(body: Any, plan: Plan, *, heatmap: bool) -> Asked:
             f'The request is malformed: {error}; send JSON, {{"instances": […], "parameters": {{…}}, "inputs": {{…}}}}.'
         ) from error
     dtypes = {info.name: info.dtype for info in plan.other_inputs}
-    inputs = {name: _array(values, dtypes.get(name, "float32")) for name, values in request.inputs.items()}
-    return Asked(_images(request.instances, plan), inputs, Options.of(request.parameters), heatmap)
+    inputs = {name: array_of(values, np.dtype(dtypes.get(name, "f4"))) for name, values in request.inputs.items()}
+    images, options = _images(request.instances, plan), Options.of(request.parameters)
+    return Asked(images, inputs, options, heatmap, () if heatmap else plan.outputs)
 
 
-def _images(instances: Sequence[Any], plan: Plan) -> tuple[Array, ...]:
+def _images(instances: Sequence[Any], plan: Plan) -> tuple[Image, ...]:
     files = [instance for instance in instances if isinstance(instance, dict)]
     if not files and instances:
-        return tuple(_array(instance, plan.image.dtype) for instance in instances)
+        return tuple(partial(array_of, instance, np.dtype(plan.image.dtype)) for instance in instances)
     if len(files) < len(instances):
         raise KryptonError("Some instances are files and some are tensors; send one kind a request.")
     if any(file.keys() != {"b64"} or not isinstance(file["b64"], str) for file in files):
         raise KryptonError('An instance is no picture: send {"b64": "…"}, its file in base64, or nested lists.')
     return from_files([from_base64(file["b64"]) for file in files], plan)
-
-
-def _array(values: Any, dtype: str) -> Array:
-    """Nested lists as an array; JSON knows no types, so that whole numbers take the one that is wanted.
-
-    Raises:
-        KryptonError: they are no array of numbers, or do not fit that type.
-    """
-    try:
-        array = np.asarray(values)
-    except (ValueError, OverflowError) as error:
-        raise KryptonError(f"Nested lists are no array of numbers: {error}.") from error
-    wanted = np.dtype(dtype)
-    if array.dtype.kind not in "iuf" or wanted.kind not in "iu":
-        return array
-    limits = np.iinfo(wanted)
-    if (array != np.rint(array)).any() or array.min(initial=0) < limits.min or array.max(initial=0) > limits.max:
-        raise KryptonError(f"Nested lists hold numbers that are none of {dtype}.")
-    return array.astype(wanted)
 
 
 def explained(answers: Sequence[Answer], plan: Plan) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Requests and answers in KServe's protocol V2 (the Open Inference Protocol): named tensors, JSON or binary."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 from uuid import uuid4
 
@@ -12,16 +13,17 @@ from krypton_onnx.errors import KryptonError
 from krypton_onnx.heatmap import Heatmap
 from krypton_onnx.plan import Plan, TensorInfo
 from krypton_onnx.runtime.engine import Array
+from krypton_onnx.service.arrays import array_of
 from krypton_onnx.service.asked import TOP, Asked, Options
 from krypton_onnx.service.explainer import Answer
 from krypton_onnx.service.images import from_array, from_base64, from_files
 from krypton_onnx.service.sdk import (
     InferInput,
-    InferOutput,
     InferRequest,
-    InferResponse,
     RequestedOutput,
     from_np_dtype,
+    serialize_byte_tensor,
+    to_np_dtype,
 )
 
 IMAGE = "image"
@@ -30,6 +32,19 @@ HEATMAP, BASE_SCORE, TARGET_INDEX, RECORD = "heatmap", "base_score", "target_ind
 _SIZE = "binary_data_size"
 _BINARY = "binary_data_output"
 """The parameter that asks for binary tensors; not one of the question's."""
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """What is sent back; it is written on a worker's thread, since KServe's own way takes seconds for a large map.
+
+    Attributes:
+        body: JSON, and behind it the bytes of binary tensors.
+        json_length: of the JSON, if there are any.
+    """
+
+    body: bytes
+    json_length: int | None
 
 
 class _Tensor(msgspec.Struct, frozen=True):
@@ -111,23 +126,33 @@ def read(request: InferRequest, plan: Plan) -> Asked:
         if tensor.name in tensors:
             raise KryptonError(f"The tensor '{tensor.name}' is given twice; give it once.")
         tensors[tensor.name] = _array(tensor)
-    image = tensors.pop(IMAGE) if IMAGE in tensors else tensors.pop(plan.image.name, None)
-    if image is None:
-        raise KryptonError(f"There is no tensor '{IMAGE}' in the request; the images are sent by that name.")
     inputs = {info.name: tensors.pop(info.name) for info in plan.other_inputs if info.name in tensors}
+    name = _image_name(plan)
+    image = tensors.pop(name) if name in tensors else tensors.pop(plan.image.name, None)
+    if image is None:
+        raise KryptonError(f"There is no tensor '{name}' in the request; the images are sent by that name.")
     given = {name: value for name, value in (request.parameters or {}).items() if name != _BINARY}
     for name, array in tensors.items():
         if name in given:
             raise KryptonError(f"'{name}' is given both as a tensor and as a parameter; give it once.")
         given[name] = _value(array)
     images = from_files(_files(image), plan) if image.dtype == object else from_array(image, plan)
-    return Asked(images, inputs, Options.of(given), _wants_heatmaps(request, plan))
+    heatmap, outputs = _wanted(request, plan)
+    return Asked(images, inputs, Options.of(given), heatmap, outputs)
+
+
+def _image_name(plan: Plan) -> str:
+    """What the images are called: as the model calls them, if it has another input of the usual name."""
+    return plan.image.name if IMAGE in {info.name for info in plan.other_inputs} else IMAGE
 
 
 def _array(tensor: InferInput) -> Array:
     """The values of a tensor; objects, bytes or text, of one of type BYTES."""
     try:
-        return np.asarray(tensor.as_numpy())
+        dtype = to_np_dtype(tensor.datatype)
+        if tensor.data is None or dtype in (None, np.object_):
+            return np.asarray(tensor.as_numpy())
+        return array_of(tensor.data, np.dtype(dtype)).reshape(tensor.shape)
     except Exception as error:  # of numpy and struct, of many kinds
         raise KryptonError(
             f"The tensor '{tensor.name}' is malformed: its data is not {tensor.datatype} {tensor.shape} ({error})."
@@ -138,8 +163,9 @@ def _value(array: Array) -> Any:
     """A parameter that came as a tensor: a number, text, a list; an array where it has several axes."""
     if array.ndim > 1:
         return array
-    values = [value.decode("utf-8", "replace") if isinstance(value, bytes) else value for value in array.tolist()]
-    return values[0] if len(values) == 1 else values
+    values = array.reshape(-1).tolist()
+    texts = [value.decode("utf-8", "replace") if isinstance(value, bytes) else value for value in values]
+    return texts[0] if len(texts) == 1 else texts
 
 
 def _files(array: Array) -> list[bytes]:
@@ -156,53 +182,48 @@ def _own(plan: Plan) -> list[TensorInfo]:
     return [info for info in plan.outputs if info.name not in (HEATMAP, BASE_SCORE, TARGET_INDEX, RECORD)]
 
 
-def _wants_heatmaps(request: InferRequest, plan: Plan) -> bool:
-    """Whether any of the outputs that are asked for needs queries; all that do are given where none is named.
+def _wanted(request: InferRequest, plan: Plan) -> tuple[bool, tuple[TensorInfo, ...]]:
+    """Whether heatmaps are wanted, and which of the model's outputs; where none is named, all but the model's.
 
     Raises:
         KryptonError: there is no output of a name.
     """
     if not request.request_outputs:
-        return True
-    made, own = {HEATMAP, BASE_SCORE, TARGET_INDEX, RECORD}, {info.name for info in _own(plan)}
+        return True, ()
+    made, own = {HEATMAP, BASE_SCORE, TARGET_INDEX, RECORD}, {info.name: info for info in _own(plan)}
     wanted = {output.name for output in request.request_outputs}
-    if unknown := sorted(wanted - made - own):
+    if unknown := sorted(wanted - made - own.keys()):
         raise KryptonError(
             f"There is no output '{unknown[0]}'; there are {', '.join(sorted(made))}, and the model's own: "
             f"{', '.join(sorted(own))}."
         )
-    return bool(wanted & made)
+    return bool(wanted & made), tuple(info for name, info in own.items() if name in wanted)
 
 
-def answered(request: InferRequest, answers: Sequence[Answer], plan: Plan, name: str) -> InferResponse:
+def answered(request: InferRequest, answers: Sequence[Answer], name: str) -> Response:
     """The response.
 
     Args:
         request: that is answered.
         answers: for each of its images.
-        plan: of the model.
         name: that the model is called by.
 
     Raises:
         KryptonError: an output differs in its extents from image to image.
     """
-    wanted = [output.name for output in request.request_outputs or ()]
-    binary = bool(request.use_binary_outputs)
     heatmaps = [answer.heatmap for answer in answers if answer.heatmap is not None]
     found: dict[str, Array] = _heatmap_tensors(heatmaps) if heatmaps else {}
-    for info in _own(plan):
-        if info.name in wanted:
-            found[info.name] = _joined(info.name, [answer.outputs for answer in answers])
-    for output in request.request_outputs or ():  # KServe sends as JSON what does not say otherwise itself
-        if output.binary_data is None:
-            output.parameters = {**(output.parameters or {}), "binary_data": binary}
-    return InferResponse(
-        response_id=request.id or uuid4().hex,
-        model_name=name,
-        infer_outputs=[_tensor(key, found[key]) for key in wanted or found],
-        use_binary_outputs=binary,
-        requested_outputs=request.request_outputs,
-    )
+    for own in answers[0].outputs:
+        found[own] = _joined(own, [answer.outputs for answer in answers])
+    whether = bool(request.use_binary_outputs)
+    binary = {
+        output.name: whether if output.binary_data is None else bool(output.binary_data)
+        for output in request.request_outputs or ()
+    } or dict.fromkeys(found, whether)
+    parts = [_tensor(key, found[key], as_bytes) for key, as_bytes in binary.items()]
+    head = {"model_name": name, "id": request.id or uuid4().hex, "outputs": [described for described, _ in parts]}
+    text = orjson.dumps(head, option=orjson.OPT_SERIALIZE_NUMPY)
+    return Response(text + b"".join(raw for _, raw in parts), len(text) if any(binary.values()) else None)
 
 
 def _heatmap_tensors(heatmaps: Sequence[Heatmap]) -> dict[str, Array]:
@@ -224,11 +245,18 @@ def _joined(name: str, outputs: Sequence[Mapping[str, Any]]) -> Array:
     return np.stack(values)
 
 
-def _tensor(name: str, array: Array) -> InferOutput:
-    datatype = from_np_dtype(array.dtype)
-    if datatype is None:  # of bfloat16 there is none
-        array, datatype = array.astype(np.float32), "FP32"
-    return InferOutput(name=name, shape=list(array.shape), datatype=datatype, data=array)
+def _tensor(name: str, array: Array, binary: bool) -> tuple[dict[str, Any], bytes]:
+    """A tensor in the response's JSON, and its bytes behind that."""
+    if from_np_dtype(array.dtype) is None:  # of bfloat16 there is none
+        array = array.astype(np.float32)
+    described: dict[str, Any] = {"name": name, "datatype": from_np_dtype(array.dtype), "shape": list(array.shape)}
+    if binary:
+        raw = serialize_byte_tensor(array).item() if array.dtype == object and array.size else array.tobytes()
+        return {**described, "parameters": {_SIZE: len(raw)}}, raw
+    if array.dtype == object:
+        texts = [value.decode() if isinstance(value, bytes) else str(value) for value in array.reshape(-1)]
+        return {**described, "data": texts}, b""
+    return {**described, "data": np.ascontiguousarray(array).reshape(-1)}, b""
 
 
 # ---------------------------------------------------------------------------------------------- metadata
@@ -236,13 +264,13 @@ def _tensor(name: str, array: Array) -> InferOutput:
 
 def inputs_of(plan: Plan) -> list[dict[str, Any]]:
     """What the model takes, for its metadata; parameters may be tensors beside these."""
+    name, (channels, height, width) = _image_name(plan), plan.image.shape
     if plan.preprocess is None:
-        image = TensorInfo(IMAGE, plan.image.dtype, plan.model_shape)
+        image = TensorInfo(name, plan.image.dtype, plan.model_shape)
     else:
-        channels, height, width = plan.image.shape
-        image = TensorInfo(IMAGE, "uint8", (height, width, channels))
+        image = TensorInfo(name, "uint8", (height, width, channels))
     others = [{"name": info.name, "datatype": _datatype(info), "shape": _extents(info)} for info in plan.other_inputs]
-    return [{"name": IMAGE, "datatype": _datatype(image), "shape": [-1, *_extents(image)]}, *others]
+    return [{"name": name, "datatype": _datatype(image), "shape": [-1, *_extents(image)]}, *others]
 
 
 def outputs_of(plan: Plan) -> list[dict[str, Any]]:
