@@ -121,7 +121,7 @@ def test_most_important_is_the_first_of_equal_drops_and_ignores_nan():
 
 
 def test_most_important_of_a_chosen_target():
-    h = simple([[[0.0, 1.0]], [[2.0, 0.0]]], base=np.float32([1, 1]), target=[5, 6])
+    h = simple([[[0.0, 1.0]], [[2.0, 0.0]]], base=np.float32([1, 4]), target=[5, 6])
     assert h.most_important() == h.most_important(0) == (0, 4, 1.0)
     assert h.most_important(index=1) == (0, 0, 2.0)
 
