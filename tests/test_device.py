@@ -20,7 +20,7 @@ from krypton_onnx.runtime import device_driver, providers, session
 from krypton_onnx.runtime.device_driver import DeviceDriver
 from krypton_onnx.runtime.driver import Driver
 from krypton_onnx.runtime.engine import Engine
-from krypton_onnx.runtime.failures import OutOfMemoryError, failure
+from krypton_onnx.runtime.failures import FailedRunError, OutOfMemoryError, failure
 from krypton_onnx.runtime.providers import CPU, CUDA, why_not_cuda
 from krypton_onnx.runtime.resident import Device, Resident
 
@@ -350,9 +350,9 @@ def test_no_room_for_a_single_query_is_an_error(artifact: kx.Artifact, image: np
         ),
         ("CUDA failure 2: out of memory ; GPU=0", OutOfMemoryError, "no memory for this: CUDA failure 2"),
         ("CUDNN failure 4000: CUDNN_STATUS_ALLOC_FAILED", OutOfMemoryError, "no memory"),
-        ("CUDA failure 700: an illegal memory access was encountered ; GPU=0", kx.KryptonError, "start another"),
-        ("CUDA failure 719: unspecified launch failure", kx.KryptonError, "The device stopped working"),
-        ("[ONNXRuntimeError] : 2 : INVALID_ARGUMENT : Got 3 dimensions", kx.KryptonError, "failed: Got 3 dimensions"),
+        ("CUDA failure 700: an illegal memory access was encountered ; GPU=0", FailedRunError, "start another"),
+        ("CUDA failure 719: unspecified launch failure", FailedRunError, "The device stopped working"),
+        ("[ONNXRuntimeError] : 2 : INVALID_ARGUMENT : Got 3 dimensions", FailedRunError, "failed: Got 3 dimensions"),
     ],
 )
 def test_failures_are_told_apart(said: str, kind: type, told: str) -> None:

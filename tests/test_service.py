@@ -662,10 +662,10 @@ def test_who_hangs_up_is_computed_for_no_longer(folder: Path, tmp_path: Path) ->
 
 def assert_idle(service: Service) -> None:
     """Nothing is computed: the process takes no time."""
-    time.sleep(1.0)  # for the batch that ran
+    time.sleep(0.5)  # for the batch that ran
     before = _processor_seconds(service)
-    time.sleep(1.0)
-    assert _processor_seconds(service) - before < 0.3
+    time.sleep(0.5)
+    assert _processor_seconds(service) - before < 0.2
 
 
 def _processor_seconds(service: Service) -> float:

@@ -154,39 +154,34 @@ def serve(
     A MODEL is compiled first, which is kept for the next start (see `krypton-onnx cache`); a folder that `compile`
     wrote is served as it is. docs/serving.md says what requests look like. Ctrl-C, or a signal to terminate, ends it.
     """
-    from krypton_onnx.service.explainer import warm_up
-    from krypton_onnx.service.gate import Limits
-    from krypton_onnx.service.logs import log_as_json
-    from krypton_onnx.service.server import bound_to
-    from krypton_onnx.service.server import serve as serve_sessions
+    from krypton_onnx.service.address import bound_to, url_of
 
     models = _renamed(models, model_name)
     names = [name for name, _ in models]
     for name in names:
         if names.count(name) > 1:
             raise KryptonError(f"Two models are called '{name}': give one another name, NAME=MODEL.")
-    limits = Limits(
-        running=options["running"],
-        waiting=options["waiting"],
-        most_bytes=options["max_size"],
-        timeout=options["timeout"],
-        token=_token(options["token_file"]),
-    )
+    token = _token(options["token_file"])
     # Also while models load, so that what is there for now alone is removed.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    log_as_json()
     with ExitStack() as held:
         bound = held.enter_context(bound_to(host, port))
+
+        from krypton_onnx.service.explainer import warm_up
+        from krypton_onnx.service.gate import Limits
+        from krypton_onnx.service.logs import log_as_json
+        from krypton_onnx.service.server import serve as serve_sessions
+
+        log_as_json()
         sessions = {name: _session(held, path, options) for name, path in models}
         for session in sessions.values():
             warm_up(session)
         bound.listen()
-        address, number = bound.getsockname()[:2]
-        url = f"http://{_in_address(address)}:{number}"
         if as_json:
-            say_json({"url": url, "models": names})
+            say_json({"url": url_of(bound), "models": names})
         else:
-            click.echo(f"Serving {', '.join(names)} on {url}")
+            click.echo(f"Serving {', '.join(names)} on {url_of(bound)}")
+        limits = Limits(options["running"], options["waiting"], options["max_size"], options["timeout"], token)
         serve_sessions(sessions, bound, limits, options["base_cache"], options["grace"])
 
 
@@ -229,7 +224,3 @@ def _described(artifact: "Artifact", options: dict[str, Any]) -> "Artifact":
         check_labels(labels, artifact.plan)
         artifact = replace(artifact, plan=replace(artifact.plan, labels=labels))
     return artifact
-
-
-def _in_address(host: str) -> str:
-    return f"[{host}]" if ":" in host else host

@@ -1,12 +1,10 @@
 """The service: models behind KServe's endpoints, on a socket."""
 
-import contextlib
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 import uvicorn
 
-from krypton_onnx.errors import KryptonError
 from krypton_onnx.runtime.base_cache import BaseCache
 from krypton_onnx.runtime.session import Session
 from krypton_onnx.service import metrics
@@ -20,31 +18,6 @@ CONNECTIONS = 500
 """That may be open, asked through or not; more are answered with 503."""
 
 
-@contextlib.contextmanager
-def bound_to(host: str, port: int) -> Iterator[socket.socket]:
-    """An address that is the service's; who connects is heard as soon as it listens.
-
-    Args:
-        host: name or address; the service is reached by that of one interface, or, with 0.0.0.0, by all.
-        port: 0 for any that is free.
-
-    Raises:
-        KryptonError: it cannot be had.
-    """
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        bound = socket.socket(family, kind, protocol)
-        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        bound.bind(address)
-    except OSError as error:
-        raise KryptonError(
-            f"The service cannot listen on {host}, port {port} ({error.strerror or error}): choose another --host or "
-            "--port."
-        ) from error
-    with bound:
-        yield bound
-
-
 def serve(
     sessions: Mapping[str, Session],
     bound: socket.socket,
@@ -56,7 +29,7 @@ def serve(
 
     Args:
         sessions: the models, by the names that requests call them by.
-        bound: from `bound_to`.
+        bound: from `address.bound_to`.
         limits: to keep.
         base_bytes: that the base runs of the pictures that were asked about last may take.
         grace: seconds that open requests have when the process is told to end.
