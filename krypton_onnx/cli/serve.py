@@ -167,11 +167,16 @@ def serve(
     with ExitStack() as held:
         bound = held.enter_context(bound_to(host, port))
 
-        from krypton_onnx.service.explainer import warm_up
-        from krypton_onnx.service.gate import Limits
-        from krypton_onnx.service.logs import log_as_json
-        from krypton_onnx.service.server import serve as serve_sessions
-
+        try:
+            from krypton_onnx.service.explainer import warm_up
+            from krypton_onnx.service.gate import Limits
+            from krypton_onnx.service.logs import log_as_json
+            from krypton_onnx.service.server import serve as serve_sessions
+        except ModuleNotFoundError as error:
+            raise KryptonError(
+                f"'krypton-onnx serve' needs KServe's SDK, which is not installed whole ({error.name} is missing): pip "
+                "install 'krypton-onnx[serve]', with a Python below 3.14, which KServe does not support yet."
+            ) from error
         log_as_json()
         sessions = {name: _session(held, path, options) for name, path in models}
         for session in sessions.values():

@@ -2,8 +2,6 @@
 
 import sys
 
-from krypton_onnx.errors import KryptonError
-
 _arguments = sys.argv
 sys.argv = sys.argv[:1]  # importing KServe parses them, as if they were its own
 try:
@@ -15,11 +13,6 @@ try:
     from kserve.protocol.rest.v1_endpoints import register_v1_endpoints
     from kserve.protocol.rest.v2_endpoints import register_v2_endpoints
     from kserve.utils.numpy_codec import from_np_dtype, to_np_dtype
-except ModuleNotFoundError as error:
-    raise KryptonError(
-        f"'krypton-onnx serve' needs KServe's SDK, which is not installed whole ({error.name} is missing): "
-        "pip install 'krypton-onnx[serve]', with a Python below 3.14, which KServe does not support yet."
-    ) from error
 finally:
     sys.argv = _arguments
 
