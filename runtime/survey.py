@@ -113,7 +113,6 @@ class Survey:
         self._known: dict[str, tuple[NDArray[np.float32], NDArray[np.bool_]]] = {}
         self._bar = tqdm(unit="query", disable=None if progress is None else progress is not True)
         self._told = progress if callable(progress) else None
-        self._expected: int | None = None
 
     def __enter__(self) -> "Survey":
         return self
@@ -123,7 +122,7 @@ class Survey:
 
     def expect(self, queries: int) -> None:
         """Tell how many queries there will be."""
-        self._bar.total = self._expected = queries
+        self._bar.total = queries
         self._bar.refresh()
 
     def at(self, level: Level, positions: Integers) -> NDArray[np.float32]:
@@ -172,7 +171,8 @@ class Survey:
     def _tell(self, answered: int) -> None:
         self._bar.update(answered)
         if self._told is not None:
-            self._told(sum(spent.queries for spent in self.spent.values()), self._expected)
+            total = self._bar.total
+            self._told(sum(spent.queries for spent in self.spent.values()), None if total is None else int(total))
 
     @property
     def seconds(self) -> float:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
-PATCH = (16, 16)
+_PATCH = (16, 16)
 
 _NAME = re.compile("[A-Za-z0-9_][A-Za-z0-9_.-]*")
 
@@ -108,7 +108,7 @@ def _renamed(models: tuple[tuple[str, Path], ...], name: str | None) -> tuple[tu
     default="32MB",
     show_default=True,
     metavar="SIZE",
-    help="Most of a request, and of the heatmaps of an answer.",
+    help="Most of a request, and of an answer.",
 )
 @click.option(
     "--timeout",
@@ -209,8 +209,7 @@ def _session(held: ExitStack, path: Path, options: dict[str, Any]) -> "Session":
     if path.is_dir() and options["patch"] is not None:
         raise KryptonError(f"{path} is compiled already, for a patch of its own; omit --patch.")
     sizes = {key: options[key] for key in ("input_size", "image_input", "channels_last", "providers")}
-    made = compiled(path, patch=options["patch"] or PATCH, **sizes, cache=True)
-    artifact = held.enter_context(made)
+    artifact = held.enter_context(compiled(path, patch=options["patch"] or _PATCH, **sizes, cache=True))
     try:
         artifact = _described(artifact, options)
     except KryptonError as error:

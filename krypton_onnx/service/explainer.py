@@ -8,6 +8,7 @@ import numpy as np
 
 from krypton_onnx.heatmap import Heatmap
 from krypton_onnx.modes import Mode
+from krypton_onnx.random_inputs import random_images, random_input
 from krypton_onnx.runtime.base import Base, Outputs
 from krypton_onnx.runtime.base_cache import BaseCache
 from krypton_onnx.runtime.explain import explain
@@ -46,7 +47,7 @@ class Explainer:
         name: that requests call it by.
         session: of the model.
         bases: of the pictures that were asked about last.
-        most_bytes: of an answer's heatmaps.
+        most_bytes: of an answer.
     """
 
     name: str
@@ -64,7 +65,7 @@ class Explainer:
 
         Raises:
             StoppedError: that was so.
-            TooLargeError: the heatmaps would be larger than the service allows.
+            TooLargeError: the answer would be larger than the service allows.
             KryptonError: what is asked does not fit the model.
         """
         question, mode = asked.options.question(self.session.plan), asked.options.mode()
@@ -111,9 +112,9 @@ class Explainer:
 
 def warm_up(session: Session) -> None:
     """Load all graphs, and run what a first request would otherwise find cold, with as many queries as fill a batch."""
-    plan = session.plan
-    inputs = {info.name: np.zeros([n or 1 for n in info.shape], info.dtype) for info in plan.other_inputs}
-    base = session.materialize(np.zeros(plan.model_shape, plan.image.dtype), inputs)
+    plan, rng = session.plan, np.random.default_rng(0)
+    inputs = {info.name: random_input(rng, info) for info in plan.other_inputs}
+    base = session.materialize(random_images(rng, plan, 1), inputs)
     for driver in (session.exact, session.capped, session.int8):
         if driver is not None:
             (height, width), places = driver.plan.patch, np.zeros((driver.plan.batch, 2), np.int64)

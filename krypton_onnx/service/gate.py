@@ -47,7 +47,7 @@ class Limits:
     Attributes:
         running: requests that compute at a time.
         waiting: requests beyond those that are read, or wait for their turn; more are refused.
-        most_bytes: of a request's body, and of the heatmaps of an answer.
+        most_bytes: of a request's body, and of an answer.
         timeout: seconds from a request's arrival to its answer.
         token: that requests must carry; None for none.
     """
@@ -101,6 +101,7 @@ class Gate:
                 await send(part)
 
         try:
+            self._check_token(scope["path"], headers)
             await self._admitted(scope, headers, receive, noted)
         except _RefusedError as refused:
             if not trace.status:
@@ -126,18 +127,25 @@ class Gate:
             model=found[1] if found and found[1] in self._models else "",
         )
 
-    async def _admitted(self, scope: MutableMapping[str, Any], headers: Headers, receive: Receive, send: Send) -> None:
-        """Check the token, and find a place for what is more than a question about the service itself.
+    def _check_token(self, path: str, headers: Headers) -> None:
+        """Let those in who have the token, and probes.
 
         Raises:
-            _RefusedError: it has none, or there is none.
+            _RefusedError: it is missing, or another.
         """
         token = self._limits.token
-        if token is not None and scope["path"] not in _OPEN_PATHS:
-            given = headers.get("authorization", "")
-            if not hmac.compare_digest(given.encode("latin-1"), f"Bearer {token}".encode()):
-                message = "This service asks for a token: send the header 'Authorization: Bearer TOKEN'."
-                raise _RefusedError(HTTPStatus.UNAUTHORIZED, message, www_authenticate="Bearer")
+        if token is None or path in _OPEN_PATHS:
+            return
+        if not hmac.compare_digest(headers.get("authorization", "").encode("latin-1"), f"Bearer {token}".encode()):
+            message = "This service asks for a token: send the header 'Authorization: Bearer TOKEN'."
+            raise _RefusedError(HTTPStatus.UNAUTHORIZED, message, www_authenticate="Bearer")
+
+    async def _admitted(self, scope: MutableMapping[str, Any], headers: Headers, receive: Receive, send: Send) -> None:
+        """Find a place for what is more than a question about the service itself.
+
+        Raises:
+            _RefusedError: there is none.
+        """
         if scope["method"] != "POST":
             await self._app(scope, receive, send)
             return

@@ -39,7 +39,8 @@ def from_array(array: Array, plan: Plan) -> tuple[Image, ...]:
     if images.ndim != 4 or not len(images):
         raise KryptonError(f"The image has the shape {list(array.shape)}; it must be [N, …], N images from one on.")
     if images.dtype == np.uint8 and plan.preprocess is not None:
-        return tuple(partial(_normalised, image, Preprocess.from_dict(plan.preprocess), plan) for image in images)
+        preprocess = Preprocess.from_dict(plan.preprocess)
+        return tuple(partial(_normalised, image, preprocess, plan) for image in images)
     return tuple(partial(_as_is, image) for image in images)
 
 
@@ -61,7 +62,8 @@ def from_files(files: Sequence[bytes], plan: Plan) -> tuple[Image, ...]:
             "The model was compiled without preprocessing, so that picture files mean nothing to it: compile it with "
             "--preprocess, or send its input tensor."
         )
-    return tuple(partial(_decoded, file, Preprocess.from_dict(plan.preprocess), plan) for file in files)
+    preprocess = Preprocess.from_dict(plan.preprocess)
+    return tuple(partial(_decoded, file, preprocess, plan) for file in files)
 
 
 def from_base64(text: str) -> bytes:
