@@ -24,12 +24,14 @@ class Files:
     Attributes:
         base: image → views.
         incremental: views and queries → outputs.
+        index: where queries lie → what the incremental graph takes instead, if the plan has the index apart.
         tail: the last layers, if the plan has a tail.
         ranges: image → what the other graphs take beside it; None if they take nothing else.
     """
 
     base: str
     incremental: str
+    index: str
     tail: str
     ranges: str | None = None
 
@@ -37,9 +39,9 @@ class Files:
 PICK_FILE = "pick.onnx"
 """An output, and indices → its elements there. Only what is planned for a device has it."""
 
-EXACT_FILES = Files("base.onnx", "incremental.onnx", "tail.onnx")
-CAPPED_FILES = Files("capped_base.onnx", "capped_incremental.onnx", "capped_tail.onnx")
-INT8_FILES = Files("int8_base.onnx", "int8_incremental.onnx", "int8_tail.onnx", "int8_ranges.onnx")
+EXACT_FILES = Files("base.onnx", "incremental.onnx", "index.onnx", "tail.onnx")
+CAPPED_FILES = Files("capped_base.onnx", "capped_incremental.onnx", "capped_index.onnx", "capped_tail.onnx")
+INT8_FILES = Files("int8_base.onnx", "int8_incremental.onnx", "int8_index.onnx", "int8_tail.onnx", "int8_ranges.onnx")
 
 
 class NotWrittenError(KryptonError):

@@ -9,7 +9,7 @@ from krypton_onnx.geometry import AxisMap, Program
 Device = Literal["cpu", "cuda"]
 """Kinds of machines that plans are made for."""
 
-FORMAT = 6
+FORMAT = 7
 """Version of plan.json. A reader refuses any other."""
 
 
@@ -210,6 +210,9 @@ class Plan:
         per_query: why the rest of the graph runs one query at a time; None if it does not.
         one_query: whether the graph takes exactly one query a run, for the same reason.
         tail: what runs apart, for several batches at once; None if nothing does.
+        index_apart: whether a graph of its own, for the host of a device, finds out where windows and their rows lie.
+            The incremental graph then takes its outputs in place of `origins`, `window_sizes`, `window_begins` and
+            `view_rows`.
         segments: the parts of the graph and what each is predicted to cost.
         full_seconds: what full inference is predicted to cost an image, likewise.
         full_flops: floating-point operations of full inference.
@@ -251,6 +254,7 @@ class Plan:
     per_query: str | None
     one_query: bool
     tail: Tail | None
+    index_apart: bool
     segments: tuple[Segment, ...]
     full_seconds: float
     full_flops: int

@@ -1,11 +1,14 @@
 """Building the incremental graph: views, origins and patch content → the model's outputs for every query."""
 
+from dataclasses import dataclass
+
 import numpy as np
 import onnx_graphsurgeon as gs
 
 from krypton_onnx.geometry import Lookup
 from krypton_onnx.passes import network, on_rows
 from krypton_onnx.passes.batch_axes import BatchAxes
+from krypton_onnx.passes.cut_index import cut_index
 from krypton_onnx.passes.emit import Emitter
 from krypton_onnx.passes.footprint import Bytes, peak, static_bytes
 from krypton_onnx.passes.map_means import emit_map_mean, emit_window_sum
@@ -20,6 +23,21 @@ from krypton_onnx.passes.windows import POINT, Box, Inputs, Maps, Source
 from krypton_onnx.plan import Tail
 
 
+@dataclass(frozen=True, slots=True)
+class Built:
+    """The result.
+
+    Attributes:
+        graph: the incremental graph.
+        index: what finds out where windows and their rows lie; None if the incremental graph does so itself.
+        peak: the most memory that activations take at once.
+    """
+
+    graph: gs.Graph
+    index: gs.Graph | None
+    peak: Bytes
+
+
 def build_incremental(
     net: Network,
     layout: Layout,
@@ -27,7 +45,8 @@ def build_incremental(
     moving: frozenset[str],
     batch: BatchAxes | None,
     tail: Tail | None,
-) -> tuple[gs.Graph, Bytes]:
+    index_apart: bool,
+) -> Built:
     """Rewrite the model for a batch of queries.
 
     Before: ``relu1 → Conv(pads=[1, 1, 1, 1]) → conv2``.
@@ -46,9 +65,7 @@ def build_incremental(
         batch: where tensors have the batch, those that have it nowhere being computed query by query; None for a graph
             that takes exactly one query.
         tail: what to leave to a graph of its own.
-
-    Returns:
-        The graph, and the most memory that its activations take at once.
+        index_apart: whether to leave the index arithmetic to a graph of its own, too.
     """
     builder = _Builder(net, layout, patch, moving, batch)
     one_by_one = []
@@ -59,7 +76,12 @@ def build_incremental(
             builder.add(node)
     if one_by_one:
         builder.add_one_by_one(one_by_one)
-    return builder.finish(tail)
+    graph = builder.finish(tail)
+    memory = peak(graph.nodes, builder.emitter.sizes, [t.name for t in graph.outputs])
+    index = None
+    if index_apart:
+        index, graph = cut_index(graph, builder.inputs, builder.overlay.lines)
+    return Built(graph, index, memory)
 
 
 class _Builder:
@@ -314,8 +336,8 @@ class _Builder:
         # One query at a time, of which nothing is known to be freed early.
         self.emitter.sizes[outputs[0].name] += Bytes(fixed=sum(static_bytes(t) for n in nodes for t in n.outputs))
 
-    def finish(self, tail: Tail | None) -> tuple[gs.Graph, Bytes]:
-        """The graph, without nodes that nothing reads, and its peak memory."""
+    def finish(self, tail: Tail | None) -> gs.Graph:
+        """The graph, without nodes that nothing reads."""
         outputs = []
         for wanted in self.net.graph.outputs:
             if tail is not None and wanted.name in tail.outputs:
@@ -334,8 +356,7 @@ class _Builder:
             opset=self.net.graph.opset,
             import_domains=self.net.graph.import_domains,
         )
-        graph.cleanup(remove_unused_graph_inputs=False)
-        return graph, peak(graph.nodes, self.emitter.sizes, [t.name for t in outputs])
+        return graph.cleanup(remove_unused_graph_inputs=False)
 
     def _window_outputs(self) -> list[gs.Variable]:
         """The windows of the model's outputs, for callers who want no whole maps."""

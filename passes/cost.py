@@ -122,12 +122,13 @@ class Costs:
     def predict(self, batch: float) -> Prediction:
         """Predict what the mean query costs in batches of so many."""
         cost = self.machine
+        index_nodes = 0 if cost.index_apart else INDEX_NODES
         full = arithmetic = exact = 0.0
         parts: dict[tuple[tuple[int, int] | None, bool], tuple[list[str], list[float]]] = {}
         if self.windows:
             parts[None, True] = (
                 [],
-                [INDEX_NODES * self.machine.node / batch + len(self.readings) * self.machine.index_read],
+                [index_nodes * cost.node / batch + len(self.readings) * cost.index_read],
             )
         for result, node in self._nodes.items():
             full += (

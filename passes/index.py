@@ -75,6 +75,12 @@ class Index:
         ]
         self._terms = self._read_terms(inputs.view_rows) if self._reads else {}
 
+    @property
+    def lines(self) -> frozenset[str]:
+        """Names of the tensors that hold where the rows, and the columns, of each read lie."""
+        axes = (terms for of_read in self._terms.values() for terms in of_read)
+        return frozenset(term.tensor.name for terms in axes for term in terms)
+
     def starts(self, window: int) -> tuple[IntArray, IntArray]:
         """The first row and the first column of a window, [Q, 1, 1] each."""
         rows, cols = (self.xp.expand_dims(self.xp.take(starts, window), (1, 2)) for starts in self._starts)

@@ -29,6 +29,7 @@ class Machine:
             what one node writes has left the caches when the next reads it.
         batches: queries per run.
         full_batch: images per run of full inference.
+        index_apart: whether the index arithmetic runs on a host beside it, where it delays nothing.
     """
 
     flop: float
@@ -50,6 +51,7 @@ class Machine:
     spill: float
     batches: tuple[int, ...]
     full_batch: int
+    index_apart: bool
 
 
 CPU = Machine(
@@ -72,6 +74,7 @@ CPU = Machine(
     spill=3.2e-18,
     batches=(2, 4, 8, 16, 32, 64),
     full_batch=8,
+    index_apart=False,
 )
 """One core of a server, measured."""
 
@@ -95,6 +98,7 @@ CUDA = Machine(
     spill=0.0,
     batches=(16, 32, 64, 128, 256, 512),
     full_batch=64,
+    index_apart=True,
 )
 """A data centre's GPU in float32. Not measured: about half of an H200's published peak rates (67 TFLOP/s, 4.8 TB/s),
 bytes twice where they change places, and five microseconds to launch a kernel; the rest is guessed."""

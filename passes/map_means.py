@@ -146,7 +146,8 @@ def _weighted(emitter: Emitter, corners: gs.Variable, weights: list[int]) -> gs.
 
 def _cells(emitter: Emitter, box: Box) -> gs.Variable:
     """How many a window has, a scalar in float64."""
-    return emitter.op("Cast", IntGraph(emitter).op("Mul", *box.sizes).tensor, to=element_type(TABLE))
+    cells = IntGraph(emitter).op("Mul", *box.sizes).tensor
+    return emitter.op("Cast", cells, name=f"window{box.window}/cells", to=element_type(TABLE))
 
 
 def emit_window_sum(emitter: Emitter, maps: gs.Variable, axes: Axes, box: Box, name: str) -> gs.Variable:

@@ -44,6 +44,11 @@ class Overlay:
         every = self.leading_queries(4)
         self._content = emitter.op("Expand", inputs.patch_content, every, name="patch_content/every_query")
 
+    @property
+    def lines(self) -> frozenset[str]:
+        """Names of the tensors that hold where the rows, and the columns, of each read lie."""
+        return self._index.lines
+
     # ------------------------------------------------------------------------------------------------ boxes
 
     def box(self, window: int) -> Box:
@@ -61,7 +66,7 @@ class Overlay:
         """The shape [Q, 1, …] of so many axes, to expand to."""
         queries = self.emitter.op("Shape", self._inputs.origins, start=0, end=1)
         ones = self.emitter.constant(np.ones(rank - 1, np.int64))
-        return self.emitter.op("Concat", queries, ones, axis=0)
+        return self.emitter.op("Concat", queries, ones, name=f"queries/of_rank_{rank}", axis=0)
 
     # ------------------------------------------------------------------------------------------------ reads
 
@@ -117,8 +122,10 @@ class Overlay:
         """
         table = self.maps_as_rows(raw, axes, channels, f"{name}/raw")
         with self.emitter.scope(f"{name}/index"):
-            shape = self.xp.cast(self.emitter.op("Shape", raw))
-            rows, cols = self.xp.take(shape, axes.rows), self.xp.take(shape, axes.cols)
+            rows, cols = (
+                self.xp.take(axis.raw_count(np.arange(extent + 1)), size)
+                for axis, extent, size in zip(maps, target.extents, target.sizes, strict=True)
+            )
             offsets = [
                 self.xp.take(axis.raw_offset(np.arange(extent)), start)
                 for axis, extent, start in zip(maps, target.extents, target.starts, strict=True)

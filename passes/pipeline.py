@@ -67,6 +67,7 @@ class Graphs:
 
     base: gs.Graph
     incremental: gs.Graph
+    index: gs.Graph | None
     tail: gs.Graph | None
     ranges: gs.Graph | None
 
@@ -227,8 +228,8 @@ def _built(
     if one_query is None:
         net = free_batch(replace(net, graph=net.graph.copy()), batch.axes, windowed)  # other variants want it as it is
     base = build_base(net, layout)
-    incremental, peak = build_incremental(net, layout, patch, moving, None if one_query else batch, tail)
-    together = dense_batch_for(peak.window + peak.dense) if layout.full_inference else costs.batch
+    built = build_incremental(net, layout, patch, moving, None if one_query else batch, tail, runs.index_apart)
+    together = dense_batch_for(built.peak.window + built.peak.dense) if layout.full_inference else costs.batch
     batch_size = 1 if one_query else together
     predicted = costs.predict(batch_size)
     work = {node.outputs[0].name: flops(node) for node in net.graph.nodes if node.outputs[0].name in moving}
@@ -258,18 +259,20 @@ def _built(
         per_query=one_query or next(iter(batch.lost.values()), None),
         one_query=one_query is not None,
         tail=tail,
+        index_apart=runs.index_apart,
         segments=predicted.segments,
         full_seconds=predicted.full,
         full_flops=sum(work.values()),
         dense_flops=sum(operations for name, operations in work.items() if name not in windowed),
         predicted_speedup=round(runs.speedup(layout), 2),
         full_inference=layout.full_inference,
-        memory=Memory(base_peak(base), peak.fixed, peak.window, peak.dense),
+        memory=Memory(base_peak(base), built.peak.fixed, built.peak.window, built.peak.dense),
         preprocess=request.preprocess,
         labels=request.labels,
         device=request.device,
     )
-    return Graphs(base, incremental, build_tail(net, tail) if tail else None, None), plan
+    last = build_tail(net, tail) if tail else None
+    return Graphs(base, built.graph, built.index, last, None), plan
 
 
 def _is_quantized(net: Network) -> bool:

@@ -29,17 +29,19 @@ class Runs:
         batch: where tensors have the batch.
         one_query: why a run takes one query only; None if it takes a batch.
         tail: what runs apart, for several batches at once.
+        index_apart: whether the index arithmetic runs apart, on the host of a device.
         costs: of the layout, with the tail apart.
     """
 
     batch: BatchAxes
     one_query: str | None
     tail: Tail | None
+    index_apart: bool
     costs: Costs
 
     def undivided(self) -> "Runs":
         """The same, but nothing runs apart."""
-        return replace(self, tail=None, costs=replace(self.costs, tail_batch=None))
+        return replace(self, tail=None, index_apart=False, costs=replace(self.costs, tail_batch=None))
 
     def speedup(self, layout: Layout) -> float:
         """Predicted over full inference; of full inference what windows would give."""
@@ -58,7 +60,8 @@ def plan_runs(net: Network, regions: Regions, layout: Layout, patch: tuple[int, 
     batch = batch_axes(net, frozenset(regions.states), frozenset(layout.window_of))
     one_query = one_query_reason(net, layout, batch, patch)
     tail = None if one_query else plan_tail(net, layout, batch)
-    return Runs(batch, one_query, tail, replace(layout.costs, tail_batch=tail.batch if tail else None))
+    costs = replace(layout.costs, tail_batch=tail.batch if tail else None)
+    return Runs(batch, one_query, tail, costs.machine.index_apart, costs)
 
 
 def one_query_reason(net: Network, layout: Layout, batch: BatchAxes, patch: tuple[int, int]) -> str | None:

@@ -35,6 +35,11 @@ class Inputs:
     view_rows: gs.Variable
     window_begins: gs.Variable | None
 
+    @property
+    def places(self) -> list[gs.Variable]:
+        """Those that say where queries lie."""
+        return [t for t in self.all() if t is not self.patch_content]
+
     def all(self) -> list[gs.Variable]:
         """In the order of the graph."""
         begins = [] if self.window_begins is None else [self.window_begins]

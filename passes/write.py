@@ -111,6 +111,7 @@ def _by_file(compiled: Compiled) -> dict[str, gs.Graph]:
     for files, graphs in variants:
         if graphs is not None:
             found |= {files.base: graphs.base, files.incremental: graphs.incremental}
+            found |= {} if graphs.index is None else {files.index: graphs.index}
             found |= {} if graphs.tail is None else {files.tail: graphs.tail}
             found |= {} if graphs.ranges is None or files.ranges is None else {files.ranges: graphs.ranges}
     return found

@@ -1,12 +1,12 @@
 """The driver of one variant on a device with a memory of its own: what is computed there stays there.
 
-The image goes to the device once, and its views never leave it. What the queries of a group differ in goes there in one
-piece a kind, and every output, or what is scored of it, comes back in one. Where there is no room, batches are halved.
+The image goes to the device once, and its views never leave it. What the queries of a batch differ in goes there in one
+piece; of a group, every output, or what is scored of it, comes back in one. Where there is no room, batches are halved.
 """
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 from itertools import accumulate, pairwise
 
@@ -24,30 +24,6 @@ from krypton_onnx.runtime.failures import OutOfMemoryError
 from krypton_onnx.runtime.memory import Lanes, queries_that_wait, waiting_bytes
 from krypton_onnx.runtime.outputs import Pick, given, source_of
 from krypton_onnx.runtime.resident import FLOAT32, Device, Resident, can_hold, device_of
-
-
-@dataclass(frozen=True, slots=True)
-class _Sent:
-    """What the queries of a group differ in, on the device, batch after batch.
-
-    Attributes:
-        origins: int64 [Q, 2].
-        content: [Q, C, h, w], or [1, C, h, w] for all.
-        begins: int64 [Q, T, 2], of a plan with `window_begins`.
-    """
-
-    origins: Resident
-    content: Resident
-    begins: Resident | None
-
-    def feed(self, first: int, stop: int) -> dict[str, Resident]:
-        """The graph's inputs for queries that follow each other."""
-        shared = self.content.shape[0] == 1
-        return {
-            "origins": self.origins.rows(first, stop),
-            "patch_content": self.content if shared else self.content.rows(first, stop),
-            **({} if self.begins is None else {"window_begins": self.begins.rows(first, stop)}),
-        }
 
 
 class DeviceDriver(Driver):
@@ -101,7 +77,7 @@ class DeviceDriver(Driver):
             except OutOfMemoryError:
                 if most == 1:
                     raise
-                self._room[patch] = most // 2
+                self._room[patch] = min(most // 2, self._room.get(patch, most))  # others may have found out, too
 
     def _returned(
         self, base: Base, batches: Sequence[Batch], content: Content, wanted: Mapping[str, str | Pick]
@@ -109,13 +85,13 @@ class DeviceDriver(Driver):
         """Outputs of batches, which come back together where their shape is known beforehand."""
         rows = list(pairwise([0, *accumulate(len(batch.queries) for batch in batches)]))
         sources = {name: source_of(one) for name, one in wanted.items()}
-        sent, held = self._sent(batches, content), self._held(rows[-1][1], sources)
+        held = self._held(rows[-1][1], sources)
         alone: list[Outputs] = []
         for batch, (first, stop) in zip(batches, rows, strict=True):
             places = {
                 source: held[name].rows(first, stop) if name in held else None for name, source in sources.items()
             }
-            found = self._run(base, batch, sent.feed(first, stop), places)
+            found = self._run(base, self._sent(base, batch, content(batch.queries)), places)
             alone.append(
                 {
                     name: given(self._fetched(found[source], name), wanted[name])
@@ -129,14 +105,12 @@ class DeviceDriver(Driver):
             for one, (first, stop) in zip(alone, rows, strict=True)
         ]
 
-    def _sent(self, batches: Sequence[Batch], content: Content) -> _Sent:
-        device = self._device
-        begins = [batch.window_begins for batch in batches if batch.window_begins is not None]
-        return _Sent(
-            device.put(np.concatenate([batch.origins for batch in batches])),
-            device.put(content(np.concatenate([batch.queries for batch in batches]))),
-            device.put(np.concatenate(begins)) if begins else None,
-        )
+    def _sent(self, base: Base, batch: Batch, content: Array) -> dict[str, Array | Resident]:
+        """What the incremental graph takes beside the views, where it wants it, by name."""
+        everything = [0] * len(self.plan.views)  # of all views, all rows are there
+        told = {"patch_content": content, **self._places(batch, content, everything), **base.inputs}
+        there = self.open().incremental.inputs_on(self._device)
+        return {**told, **self._device.put_together({name: told[name] for name in told if name in there})}
 
     def _held(self, queries: int, sources: Mapping[str, str]) -> dict[str, Resident]:
         """Room for the outputs of so many queries, by name: of the model's own whose extents are known."""
@@ -162,7 +136,7 @@ class DeviceDriver(Driver):
         return Engine(self._folder / PICK_FILE, self._resources.providers, self._resources.options)
 
     def _run(
-        self, base: Base, batch: Batch, fed: Mapping[str, Resident], places: Mapping[str, Resident | None]
+        self, base: Base, sent: Mapping[str, Array | Resident], places: Mapping[str, Resident | None]
     ) -> dict[str, Resident]:
         """One run of the incremental graph, and of the tail behind it, by the names of their outputs."""
         tail, engines = self.plan.tail, self.open()
@@ -170,14 +144,7 @@ class DeviceDriver(Driver):
         early = {name: place for name, place in places.items() if name not in late}
         between = tail.inputs if tail is not None and late else ()
         early = {**dict.fromkeys(between), **early}  # what goes into the tail may be an output, too
-        feed = {
-            **fed,
-            "window_sizes": batch.window_sizes,
-            "view_rows": np.zeros(len(self.plan.views), np.int64),  # of all views, all rows are there
-            **base.views,
-            **base.inputs,
-        }
-        found = engines.incremental.run_on(self._device, feed, early)
+        found = engines.incremental.run_on(self._device, {**sent, **base.views}, early)
         if engines.tail is not None and late:
             found |= engines.tail.result().run_on(self._device, {name: found[name] for name in between}, late)
         return found

@@ -21,7 +21,7 @@ from krypton_onnx.runtime.batches import Batch, Integers, plan_batches
 from krypton_onnx.runtime.engine import Array, Engine, quiet_options
 from krypton_onnx.runtime.memory import Lanes, lanes
 from krypton_onnx.runtime.outputs import Pick, gathered, given, ragged_names, source_of
-from krypton_onnx.runtime.providers import Provider
+from krypton_onnx.runtime.providers import CPU, Provider
 from krypton_onnx.runtime.side_by_side import side_by_side
 
 
@@ -50,6 +50,7 @@ class _Engines:
 
     ranges: Engine | None
     base: Engine
+    index: Engine | None
     incremental: Engine
     tail: Future[Engine] | None
 
@@ -102,6 +103,7 @@ class Driver:
         return _Engines(
             ranges=None if files.ranges is None else engine(files.ranges, quick),
             base=engine(files.base, quick),
+            index=Engine(self._folder / files.index, (CPU,), quiet_options(1)) if self.plan.index_apart else None,
             incremental=engine(files.incremental, own),
             tail=None if self.plan.tail is None else self._shared_tail() or _beside(engine, files.tail, own),
         )
@@ -255,16 +257,22 @@ class Driver:
             view.name: base.views[view.name][first * view.cols : stop * view.cols]
             for view, (first, stop) in zip(self.plan.views, batch.bands, strict=True)
         }
-        begins = {} if batch.window_begins is None else {"window_begins": batch.window_begins}
-        return {
+        places = self._places(batch, content, [first for first, _ in batch.bands])
+        return {"patch_content": content, **places, **held, **base.inputs}
+
+    def _places(self, batch: Batch, content: Array, view_rows: Sequence[int]) -> dict[str, Array]:
+        """Where the queries lie, in the inputs by which the incremental graph takes that."""
+        told = {
             "origins": batch.origins,
-            "patch_content": content,
             "window_sizes": batch.window_sizes,
-            **begins,
-            "view_rows": np.array([first for first, _ in batch.bands], np.int64),
-            **held,
-            **base.inputs,
+            "view_rows": np.array(view_rows, np.int64),
         }
+        if batch.window_begins is not None:
+            told["window_begins"] = batch.window_begins
+        index = self.open().index
+        if index is None:
+            return told
+        return dict(zip(index.outputs, index.run({"patch_content": content, **told}), strict=True))
 
     def _named(self, wanted: Iterable[str], results: Sequence[Array]) -> Outputs:
         """Results by name; ragged ones as lists."""

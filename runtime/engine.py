@@ -10,13 +10,17 @@ from numpy.typing import NDArray
 from krypton_onnx.errors import KryptonError
 from krypton_onnx.runtime.failures import failure, reason
 from krypton_onnx.runtime.providers import CPU, Provider, name_of
-from krypton_onnx.runtime.resident import Device, Resident, held_by
+from krypton_onnx.runtime.resident import Device, Resident, device_of, held_by
 
 Array = NDArray[np.generic]
 
 SPIN_MICROSECONDS = 200
 """Threads of a run wait so long for its next node without going to sleep. ONNX Runtime's own limit is far longer: they
 go on after a run, on the cores that batches side by side would use."""
+
+
+IN_FLIGHT = 2
+"""Runs at a time on a device."""
 
 
 class Engine:
@@ -59,6 +63,11 @@ class Engine:
             )
         self.outputs = tuple(o.name for o in self._session.get_outputs())
         self.shapes: dict[str, list[int | str | None]] = {i.name: i.shape for i in self._session.get_inputs()}
+
+    def inputs_on(self, device: Device) -> frozenset[str]:
+        """The inputs that the graph reads on this device; others, as extents, it reads on the host."""
+        places = zip(self.shapes, self._session.get_input_memory_infos(), strict=True)
+        return frozenset(name for name, place in places if place.name.lower() == device.kind)
 
     def run(self, feed: Mapping[str, Array], names: Sequence[str] | None = None) -> list[Array]:
         """Run the graph once, from arrays to arrays.
@@ -131,14 +140,17 @@ def quiet_options(threads: int | None = None) -> ort.SessionOptions:
 
 
 def workers_for(cores: int, providers: Sequence[Provider], options: ort.SessionOptions | None) -> int:
-    """Runs to do side by side, one on each core, where a run takes a single thread; else one.
+    """Runs to do side by side.
 
-    Within a run threads would wait for one another after every node, and many nodes are short.
+    On the CPU one on each core, where a run takes a single thread: within a run threads would wait for one another
+    after every node, and many nodes are short. On a device two: while one computes, the host prepares the next.
 
     Args:
         cores: to use.
-        providers: as for `Engine`; other devices than the CPU have no use for it.
+        providers: as for `Engine`.
         options: the user's session options; if there are none, a run may get what it is best given.
     """
+    if device_of(providers) is not None:
+        return min(cores, IN_FLIGHT)
     on_cpu = all(name_of(provider) == CPU for provider in providers)
     return cores if on_cpu and (options is None or options.intra_op_num_threads == 1) else 1

@@ -1,8 +1,9 @@
 """Arrays that stay on the device where graphs run."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate
 
 import numpy as np
 import onnxruntime as ort
@@ -19,6 +20,9 @@ _SIZES = {1: 4, 2: 1, 3: 1, 4: 2, 5: 2, 6: 4, 7: 8, 9: 1, 10: 2, 11: 8, 12: 4, 1
 _ELEMENTS = {"float32": 1, "uint8": 2, "int8": 3, "uint16": 4, "int16": 5, "int32": 6, "int64": 7, "bool": 9,
              "float16": 10, "float64": 11, "uint32": 12, "uint64": 13, "bfloat16": 16}  # fmt: skip
 """The element types by numpy's names."""
+
+_ALIGNMENT = 256
+"""Bytes on whose multiples arrays begin that share a piece of memory, as CUDA's own do."""
 
 FLOAT32 = _ELEMENTS["float32"]
 
@@ -53,6 +57,19 @@ class Device:
         except Exception as error:  # ONNX Runtime's
             raise failure(error) from error
         return found
+
+    def put_together(self, arrays: Mapping[str, NDArray[np.generic]]) -> "dict[str, Resident]":
+        """Copies of arrays of the host, by name, which go there in one piece."""
+        sizes = [-(-array.nbytes // _ALIGNMENT) * _ALIGNMENT for array in arrays.values()]
+        piece = np.zeros(sum(sizes), np.uint8)
+        offsets = dict(zip(arrays, accumulate([0, *sizes]), strict=False))
+        for name, array in arrays.items():
+            piece[offsets[name] :][: array.nbytes] = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+        whole = self.put(piece)
+        return {
+            name: replace(whole, shape=array.shape, element=_ELEMENTS[array.dtype.name], offset=offsets[name])
+            for name, array in arrays.items()
+        }
 
     def empty(self, shape: Shape, dtype: str) -> "Resident":
         """Memory for an array of this shape and, by numpy's name, type."""

@@ -49,6 +49,14 @@ def test_graphs_of_a_residual_net(name: str, compiled: Path, update: bool) -> No
     compare("".join(f"{line}\n" for line in listing(onnx.load(path).graph)), f"residual_{name}.txt", update)
 
 
+@pytest.mark.parametrize("name", ["index", "incremental"])
+def test_graphs_of_a_residual_net_for_a_device(name: str, tmp_path: Path, update: bool) -> None:
+    onnx.save(residual_net(), tmp_path / "residual.onnx")
+    folder = kx.compile(tmp_path / "residual.onnx", patch=4, device="cuda", verify=False).folder
+    lines = listing(onnx.load(folder / f"{name}.onnx").graph)
+    compare("".join(f"{line}\n" for line in lines), f"residual_cuda_{name}.txt", update)
+
+
 def test_single_file_of_a_residual_net(tmp_path: Path, update: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its weights are taken for large, and there are several batches."""
     monkeypatch.setattr(network, "DETACH_BYTES", 256)
@@ -92,7 +100,8 @@ def listing(graph: onnx.GraphProto) -> Iterator[str]:
 
 
 def shape(value: onnx.ValueInfoProto) -> str:
-    return str([d.dim_param or d.dim_value for d in value.type.tensor_type.shape.dim])
+    known = [d.dim_param or (d.dim_value if d.HasField("dim_value") else "?") for d in value.type.tensor_type.shape.dim]
+    return str(known)
 
 
 def contents(tensor: onnx.TensorProto) -> str:

@@ -162,6 +162,10 @@ class Expanding(msgspec.Struct, frozen=True, tag="expanding"):
         """The most input rows that reach `size` neighbouring output rows."""
         return (size + (self.span - 2)) // self.stride + 1
 
+    def raw_count(self, size: Ints) -> Ints:
+        """Rows of the raw map of which `size` are wanted."""
+        return (self.count(size) - 1) * self.stride + self.span
+
     def raw_offset(self, start: Ints) -> Ints:
         """Row of the raw map at which output row `start` lies."""
         return start + self.pad - self.begin(start) * self.stride

@@ -1,0 +1,78 @@
+"""What ONNX Runtime's CUDA provider makes of the graphs, without a device: places, crossings, memory."""
+
+from pathlib import Path
+
+import onnx
+import pytest
+from pretending import asked, build, why_not
+
+import krypton_onnx as kx
+from krypton_onnx import models
+from krypton_onnx.runtime.providers import CPU, CUDA
+
+
+@pytest.fixture(scope="session")
+def libraries(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    if reason := why_not():
+        pytest.skip(f"CUDA cannot be pretended: {reason}")
+    folder = tmp_path_factory.mktemp("pretended")
+    build(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def artifact(tmp_path_factory: pytest.TempPathFactory) -> kx.Artifact:
+    path = tmp_path_factory.mktemp("cuda") / "resnet18.onnx"
+    onnx.save(models.build("resnet18", input_size=96), path)
+    return kx.compile(path, device="cuda", verify=False)
+
+
+PLACES = """
+import sys
+from pathlib import Path
+from krypton_onnx.runtime.providers import automatic
+found = {}
+for path in Path(sys.argv[1]).glob("*.onnx"):
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+    parts = ort.InferenceSession(str(path), options, list(automatic())).get_provider_graph_assignment_info()
+    found[path.name] = sorted({part.ep_name for part in parts})
+print(json.dumps(found))
+"""
+
+
+def test_every_node_has_a_kernel_on_the_device(libraries: Path, artifact: kx.Artifact) -> None:
+    """But for the index, which is for the host, and would not run there as a whole."""
+    found = asked(libraries, PLACES, artifact.folder)
+    assert {name for name, places in found.items() if places != [CUDA]} == {"index.onnx", "capped_index.onnx"}
+    assert found["index.onnx"] == [CPU, CUDA]
+    assert len(found) == 7
+
+
+CROSSINGS = """
+import sys
+import numpy as np
+import krypton_onnx as kx
+session = kx.Session(sys.argv[1])
+image = np.random.default_rng(0).standard_normal((3, 96, 96)).astype(np.float32)
+reset()
+base = session.materialize(image)
+of_image = counts()
+origins = np.stack(np.meshgrid(np.arange(81), np.arange(81)), axis=-1).reshape(-1, 2)
+batches = list(session.exact.batches(origins, (16, 16)))
+reset()
+session.infer(base, origins, np.zeros((3, 16, 16)))
+found = counts()
+print(json.dumps([of_image, len(batches), len({batch.group for batch in batches}), found]))
+"""
+
+
+def test_what_crosses(libraries: Path, artifact: kx.Artifact) -> None:
+    """The image once; what a batch's queries differ in, in one piece; a group's outputs, likewise."""
+    of_image, batches, groups, of_queries = asked(libraries, CROSSINGS, artifact.folder)
+    assert (of_image["to_device"], of_image["to_host"]) == (1, 0)
+    assert of_image["launches"] > 5
+    assert batches > groups > 1
+    assert (of_queries["to_device"], of_queries["to_host"]) == (batches, groups)
+    assert of_queries["launches"] > 20 * batches
