@@ -13,7 +13,7 @@ from krypton_onnx.plan import Plan
 from krypton_onnx.runtime.base import Outputs
 from krypton_onnx.runtime.engine import Array, Engine, quiet_options
 from krypton_onnx.runtime.outputs import ragged_names
-from krypton_onnx.runtime.providers import CPU, Provider
+from krypton_onnx.runtime.providers import CPU, Provider, uncaptured
 
 
 class Source:
@@ -32,8 +32,8 @@ class Source:
     def __init__(
         self, path: Path, plan: Plan, others: dict[str, Array], providers: Sequence[Provider] = (CPU,)
     ) -> None:
-        self._path, self._plan, self._others, self._providers = path, plan, others, providers
-        self.optimised = Engine(path, providers)
+        self._path, self._plan, self._others, self._providers = path, plan, others, uncaptured(providers)
+        self.optimised = Engine(path, self._providers)
         batch = self.optimised.shapes[plan.image.name][0]
         self._batch = batch if isinstance(batch, int) else 1
 

@@ -1,8 +1,8 @@
 """Cutting the index arithmetic off the incremental graph, for a device.
 
 There every node is a launch, however few numbers it makes, and a number from which an extent follows makes the host
-wait. On the host the same nodes cost next to nothing. So a graph of their own, which runs there, finds out where windows
-and their rows lie; the incremental graph takes that, and its extents depend on the extents of its inputs alone.
+wait. On the host the same nodes cost next to nothing. So a graph of their own, which runs there, finds out where
+windows and their rows lie; the incremental graph takes that, and its extents depend on those of its inputs alone.
 """
 
 import onnx

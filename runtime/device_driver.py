@@ -23,6 +23,7 @@ from krypton_onnx.runtime.engine import Array, Engine
 from krypton_onnx.runtime.failures import OutOfMemoryError
 from krypton_onnx.runtime.memory import Lanes, queries_that_wait, waiting_bytes
 from krypton_onnx.runtime.outputs import Pick, given, source_of
+from krypton_onnx.runtime.providers import uncaptured
 from krypton_onnx.runtime.resident import FLOAT32, Device, Resident, can_hold, device_of
 
 
@@ -91,7 +92,7 @@ class DeviceDriver(Driver):
             places = {
                 source: held[name].rows(first, stop) if name in held else None for name, source in sources.items()
             }
-            found = self._run(base, self._sent(base, batch, content(batch.queries)), places)
+            found = self._run(base, self._sent(self._told(base, batch, content(batch.queries))), places)
             alone.append(
                 {
                     name: given(self._fetched(found[source], name), wanted[name])
@@ -105,10 +106,13 @@ class DeviceDriver(Driver):
             for one, (first, stop) in zip(alone, rows, strict=True)
         ]
 
-    def _sent(self, base: Base, batch: Batch, content: Array) -> dict[str, Array | Resident]:
-        """What the incremental graph takes beside the views, where it wants it, by name."""
+    def _told(self, base: Base, batch: Batch, content: Array) -> dict[str, Array]:
+        """What the incremental graph takes beside the views, by name."""
         everything = [0] * len(self.plan.views)  # of all views, all rows are there
-        told = {"patch_content": content, **self._places(batch, content, everything), **base.inputs}
+        return {"patch_content": content, **self._places(batch, content, everything), **base.inputs}
+
+    def _sent(self, told: Mapping[str, Array]) -> dict[str, Array | Resident]:
+        """The same, where the graph wants it."""
         there = self.open().incremental.inputs_on(self._device)
         return {**told, **self._device.put_together({name: told[name] for name in told if name in there})}
 
@@ -133,7 +137,7 @@ class DeviceDriver(Driver):
     def _picker(self) -> Engine | None:
         if self.plan.device == "cpu":
             return None
-        return Engine(self._folder / PICK_FILE, self._resources.providers, self._resources.options)
+        return Engine(self._folder / PICK_FILE, uncaptured(self._resources.providers), self._resources.options)
 
     def _run(
         self, base: Base, sent: Mapping[str, Array | Resident], places: Mapping[str, Resident | None]

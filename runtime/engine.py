@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from krypton_onnx.errors import KryptonError
 from krypton_onnx.runtime.failures import failure, reason
-from krypton_onnx.runtime.providers import CPU, Provider, name_of
-from krypton_onnx.runtime.resident import Device, Resident, device_of, held_by
+from krypton_onnx.runtime.providers import CPU, Provider, captures, name_of
+from krypton_onnx.runtime.resident import Device, Resident, device_of, held_by, numpy_name
 
 Array = NDArray[np.generic]
 
@@ -25,6 +25,12 @@ IN_FLIGHT = 2
 
 class Engine:
     """One ONNX graph, ready to run from several threads at once.
+
+    Attributes:
+        providers: as given.
+        shapes: of the inputs, by name.
+        results: of the outputs by name, shape and numpy's name for the type.
+        outputs: their names, in order.
 
     Args:
         path: the .onnx file.
@@ -61,7 +67,10 @@ class Engine:
                 f"{', '.join(self._session.get_providers())}; "
                 "session_options with log_severity_level 2 make it say why."
             )
-        self.outputs = tuple(o.name for o in self._session.get_outputs())
+        self.results: dict[str, tuple[list[int | str | None], str]] = {
+            o.name: (o.shape, numpy_name(o.type)) for o in self._session.get_outputs()
+        }
+        self.outputs = tuple(self.results)
         self.shapes: dict[str, list[int | str | None]] = {i.name: i.shape for i in self._session.get_inputs()}
 
     def inputs_on(self, device: Device) -> frozenset[str]:
@@ -92,6 +101,7 @@ class Engine:
         device: Device,
         feed: Mapping[str, Array | Resident],
         results: Mapping[str, Resident | None],
+        captured: int | None = None,
     ) -> dict[str, Resident]:
         """Run the graph once, leave what it computes on a device, and wait for it.
 
@@ -102,6 +112,8 @@ class Engine:
             device: of the graph's provider.
             feed: the graph's inputs, by name. Arrays of the host are copied.
             results: where the outputs go, by name; None for memory of their own.
+            captured: number of the CUDA graph that is captured of the run, or replayed; NOT_CAPTURED for none. Only if
+                the provider is to capture any.
 
         Raises:
             OutOfMemoryError: it has no room.
@@ -119,11 +131,17 @@ class Engine:
                     binding.bind_output(name, *device.address)
                 else:
                     binding.bind_output(name, *device.address, place.element, place.shape, place.pointer)
-            self._session.run_with_iobinding(binding)
+            self._session.run_with_iobinding(binding, None if captured is None else _run_options(captured))
         except Exception as error:  # as above
             raise failure(error) from error
         found = zip(results.items(), binding.get_outputs(), strict=True)
         return {name: held_by(value) if place is None else place for (name, place), value in found}
+
+
+def _run_options(captured: int) -> ort.RunOptions:
+    options = ort.RunOptions()
+    options.add_run_config_entry("gpu_graph_id", str(captured))
+    return options
 
 
 def quiet_options(threads: int | None = None) -> ort.SessionOptions:
@@ -136,6 +154,8 @@ def quiet_options(threads: int | None = None) -> ort.SessionOptions:
     options.log_severity_level = 4  # what fails is raised; printing it as well would only frighten
     options.intra_op_num_threads = threads or 0
     options.add_session_config_entry("session.intra_op.spin_duration_us", str(SPIN_MICROSECONDS))
+    # ONNX Runtime's arena grows by powers of two: with weights in it, VGG16's take twice their size.
+    options.add_session_config_entry("session.use_device_allocator_for_initializers", "1")
     return options
 
 
@@ -151,6 +171,6 @@ def workers_for(cores: int, providers: Sequence[Provider], options: ort.SessionO
         options: the user's session options; if there are none, a run may get what it is best given.
     """
     if device_of(providers) is not None:
-        return min(cores, IN_FLIGHT)
+        return 1 if captures(providers) else min(cores, IN_FLIGHT)
     on_cpu = all(name_of(provider) == CPU for provider in providers)
     return cores if on_cpu and (options is None or options.intra_op_num_threads == 1) else 1

@@ -27,6 +27,12 @@ CUDA_OPTIONS = {
 }
 """What CUDA is told unless the user says otherwise."""
 
+CAPTURE = "enable_cuda_graph"
+"""The option by which CUDA's provider captures what it runs."""
+
+NOT_CAPTURED = -1
+"""Number of a run that is neither captured nor replayed."""
+
 _DRIVER, _CUDNN = ("nvcuda.dll", "cudnn64_9.dll") if sys.platform == "win32" else ("libcuda.so.1", "libcudnn.so.9")
 
 
@@ -67,6 +73,19 @@ def name_of(provider: Provider) -> str:
 def options_of(provider: Provider) -> dict[str, Any]:
     """Its options."""
     return {} if isinstance(provider, str) else provider[1]
+
+
+def captures(providers: Sequence[Provider]) -> bool:
+    """Whether CUDA graphs are to be captured."""
+    return any(str(options_of(one).get(CAPTURE, 0)).lower() in ("1", "true") for one in providers)
+
+
+def uncaptured(providers: Sequence[Provider]) -> list[Provider]:
+    """The same, but none is to capture: what is captured is bound to places, which few runs keep."""
+    return [
+        one if isinstance(one, str) else (one[0], {key: value for key, value in one[1].items() if key != CAPTURE})
+        for one in providers
+    ]
 
 
 @cache

@@ -52,24 +52,23 @@ class Device:
     def put(self, array: NDArray[np.generic]) -> "Resident":
         """A copy of an array of the host."""
         found = self.empty(array.shape, array.dtype.name)
-        try:
-            found.value.update_inplace(np.ascontiguousarray(array))
-        except Exception as error:  # ONNX Runtime's
-            raise failure(error) from error
+        _update(found.value, array)
         return found
 
     def put_together(self, arrays: Mapping[str, NDArray[np.generic]]) -> "dict[str, Resident]":
         """Copies of arrays of the host, by name, which go there in one piece."""
-        sizes = [-(-array.nbytes // _ALIGNMENT) * _ALIGNMENT for array in arrays.values()]
-        piece = np.zeros(sum(sizes), np.uint8)
-        offsets = dict(zip(arrays, accumulate([0, *sizes]), strict=False))
-        for name, array in arrays.items():
-            piece[offsets[name] :][: array.nbytes] = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
-        whole = self.put(piece)
+        if not arrays:
+            return {}
+        whole = self.put(_piece(arrays))
         return {
-            name: replace(whole, shape=array.shape, element=_ELEMENTS[array.dtype.name], offset=offsets[name])
-            for name, array in arrays.items()
+            name: replace(whole, shape=array.shape, element=_ELEMENTS[array.dtype.name], offset=offset)
+            for (name, array), offset in zip(arrays.items(), _offsets(arrays), strict=False)
         }
+
+    def refill(self, together: "Mapping[str, Resident]", arrays: Mapping[str, NDArray[np.generic]]) -> None:
+        """Put other numbers into the place of what `put_together` has put there, by the same names."""
+        for resident in list(together.values())[:1]:  # the memory is that of all
+            _update(resident.value, _piece({name: arrays[name] for name in together}))
 
     def empty(self, shape: Shape, dtype: str) -> "Resident":
         """Memory for an array of this shape and, by numpy's name, type."""
@@ -122,6 +121,34 @@ class Resident:
             return whole
         start = self.offset // _SIZES[self.element]
         return whole.reshape(-1)[start : start + math.prod(self.shape)].reshape(self.shape)
+
+
+def _update(value: ort.OrtValue, array: NDArray[np.generic]) -> None:
+    try:
+        value.update_inplace(np.ascontiguousarray(array))
+    except Exception as error:  # ONNX Runtime's
+        raise failure(error) from error
+
+
+def _offsets(arrays: Mapping[str, NDArray[np.generic]]) -> list[int]:
+    """Where each begins in one piece of memory, and where that ends."""
+    sizes = (-(-array.nbytes // _ALIGNMENT) * _ALIGNMENT for array in arrays.values())
+    return list(accumulate(sizes, initial=0))
+
+
+def _piece(arrays: Mapping[str, NDArray[np.generic]]) -> NDArray[np.uint8]:
+    """The bytes of all, each at its offset."""
+    *offsets, end = _offsets(arrays)
+    piece = np.zeros(end, np.uint8)
+    for array, offset in zip(arrays.values(), offsets, strict=True):
+        piece[offset : offset + array.nbytes] = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+    return piece
+
+
+def numpy_name(onnx_type: str) -> str:
+    """``tensor(float)`` as ``float32``; what is no tensor stays as it is."""
+    name = onnx_type.removeprefix("tensor(").removesuffix(")")
+    return {"float": "float32", "double": "float64"}.get(name, name)
 
 
 def device_of(providers: Sequence[Provider]) -> Device | None:

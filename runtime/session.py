@@ -17,13 +17,14 @@ from krypton_onnx.plan import Plan
 from krypton_onnx.preprocess import Fill
 from krypton_onnx.runtime.arguments import image_tensor, other_inputs, patch_origins, patch_tensor
 from krypton_onnx.runtime.base import Base, Output, Outputs
+from krypton_onnx.runtime.captured_driver import CapturedDriver
 from krypton_onnx.runtime.device_driver import DeviceDriver
 from krypton_onnx.runtime.driver import Driver, Resources
 from krypton_onnx.runtime.engine import workers_for
 from krypton_onnx.runtime.explain import explain, explain_progressively
 from krypton_onnx.runtime.memory import view_bytes
 from krypton_onnx.runtime.outputs import Regions, gathered_regions, no_answers, region_windows
-from krypton_onnx.runtime.providers import Provider, chosen
+from krypton_onnx.runtime.providers import Provider, captures, chosen
 from krypton_onnx.runtime.questions import Edge, Pair, Question, pair
 from krypton_onnx.runtime.resident import device_of
 from krypton_onnx.runtime.side_by_side import available_cores
@@ -39,7 +40,8 @@ class Session:
     Args:
         artifact: an `Artifact`, or the path of one.
         providers: ONNX Runtime's execution providers, names or (name, options); by default CUDA's where it works, and
-            the CPU's. On CUDA everything but the scores stays on the device.
+            the CPU's. On CUDA everything but the scores stays on the device; with its option ``enable_cuda_graph`` runs
+            are captured and replayed, of models that were compiled for it.
         session_options: ONNX Runtime's options, used for all graphs. Batches then run one after another, each on as
             many threads as they say; side by side only if they give a run a single one, and `threads` is more.
         memory_budget: bytes that all but the weights may take at the peak, by which the batch size is chosen; None for
@@ -74,7 +76,7 @@ class Session:
         self.providers = chosen(providers)
         workers = workers_for(cores, self.providers, session_options)
         self._resources = Resources(self.providers, session_options, cores, workers, budget)
-        self._driver = Driver if device_of(self.providers) is None else DeviceDriver
+        self._driver = _driver_for(self.providers)
         self.exact = self._driver(self.artifact.folder, EXACT_FILES, self.plan, self._resources)
         self.exact.open()
         self.capped = self._variant(CAPPED_FILES, self.plan.capped)
@@ -251,6 +253,12 @@ class Session:
                 "session."
             )
         return base
+
+
+def _driver_for(providers: Sequence[Provider]) -> type[Driver]:
+    if device_of(providers) is None:
+        return Driver
+    return CapturedDriver if captures(providers) else DeviceDriver
 
 
 def _checked_mode(mode: object) -> Mode:

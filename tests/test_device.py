@@ -16,12 +16,13 @@ import krypton_onnx as kx
 from krypton_onnx import models
 from krypton_onnx.artifact import EXACT_FILES
 from krypton_onnx.models.digits import digit_scene
-from krypton_onnx.runtime import device_driver, providers, session
+from krypton_onnx.runtime import captured_driver, device_driver, providers, session
+from krypton_onnx.runtime.captured_driver import CapturedDriver
 from krypton_onnx.runtime.device_driver import DeviceDriver
 from krypton_onnx.runtime.driver import Driver
 from krypton_onnx.runtime.engine import Engine
 from krypton_onnx.runtime.failures import FailedRunError, OutOfMemoryError, failure
-from krypton_onnx.runtime.providers import CPU, CUDA, why_not_cuda
+from krypton_onnx.runtime.providers import CPU, CUDA, NOT_CAPTURED, why_not_cuda
 from krypton_onnx.runtime.resident import Device, Resident
 
 AUTOMATIC = providers.automatic
@@ -412,6 +413,114 @@ def test_an_unknown_device_is_refused(tmp_path: Any) -> None:
     unknown: Any = "gpu"
     with pytest.raises(kx.KryptonError, match="device must be 'cpu' or 'cuda', not 'gpu'"):
         kx.compile(tmp_path / "any.onnx", device=unknown)
+
+
+# --------------------------------------------------------------------------------------------- CUDA graphs
+
+
+@pytest.fixture
+def captured(on_device: None, monkeypatch: pytest.MonkeyPatch) -> Counter[int | None]:
+    """Sessions capture what they run; gives how often each number ran."""
+    monkeypatch.setattr(session, "captures", lambda _: True)
+    ran: Counter[int | None] = Counter()
+    run_on = Engine.run_on
+
+    def counting(engine: Engine, device: Device, feed: Any, results: Any, number: int | None = None) -> Any:
+        ran[number] += 1
+        return run_on(engine, device, feed, results)
+
+    monkeypatch.setattr(Engine, "run_on", counting)
+    return ran
+
+
+def test_what_is_captured_answers_for_the_image_that_is_asked(
+    for_cuda: kx.Artifact, request: pytest.FixtureRequest
+) -> None:
+    """Two images in turn, of which one's views lie where the other's were."""
+    images = np.random.default_rng(0).standard_normal((2, 3, 128, 128)).astype(np.float32)
+    here = kx.Session(for_cuda, [CPU])
+    expected = [here.explain(image, [7, 0, 999], stride=8, progress=False).scores for image in images]
+    ran = request.getfixturevalue("captured")
+    there = kx.Session(for_cuda)
+    assert isinstance(there.exact, CapturedDriver)
+    bases = [there.materialize(image) for image in images]
+    known: set[int] = set()
+    for base, scores in zip(bases * 2, expected * 2, strict=True):
+        before = known | ran.keys()
+        ran.clear()
+        found = there.explain(base, [7, 0, 999], stride=8, progress=False)
+        np.testing.assert_allclose(found.scores, scores, rtol=1e-4, atol=1e-5 * np.abs(scores).max())
+        known = before | ran.keys()
+    assert known == before  # all of it has been captured
+    batches = len(list(there.exact.batches(grid(8), (16, 16))))
+    assert sum(ran.values()) == 1 + batches + 1  # the base run, and at last the scores are picked
+    assert len(known) > 3
+    assert ran[None] == 1
+
+
+def grid(stride: int) -> np.ndarray:
+    along = np.arange(0, 128 - 15, stride)
+    return np.stack(np.meshgrid(along, along, indexing="ij"), axis=-1).reshape(-1, 2)
+
+
+def test_shapes_beyond_the_most_are_not_captured(for_cuda: kx.Artifact, request: pytest.FixtureRequest) -> None:
+    image = np.random.default_rng(0).standard_normal((3, 128, 128)).astype(np.float32)
+    expected = kx.Session(for_cuda, [CPU]).infer(image, grid(4), np.ones((3, 16, 16)))
+    ran = request.getfixturevalue("captured")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(captured_driver, "MOST", 2)
+        same(kx.Session(for_cuda).infer(image, grid(4), np.ones((3, 16, 16))), expected)
+    assert len(ran) == 3
+    assert ran[NOT_CAPTURED] >= 1
+
+
+def test_a_tail_is_captured_for_every_number_of_queries(tmp_path: Path, image: np.ndarray, request: Any) -> None:
+    onnx.save(net(), tmp_path / "net.onnx")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("krypton_onnx.passes.plan_tail.LEAST_SHARE", 0.0)
+        made = kx.compile(tmp_path / "net.onnx", patch=PATCH, device="cuda")
+    assert made.plan.tail is not None
+    origins, content = queries(60)
+    expected = kx.Session(made, [CPU]).infer(image, origins, content)
+    ran = request.getfixturevalue("captured")
+    there = kx.Session(made)
+    same(there.infer(image, origins, content), expected)
+    assert len(ran) == 3
+    few = {name: values[:7] for name, values in expected.items()}
+    same(there.infer(image, origins[:7], content[:7]), few)
+    assert len(ran) == 5
+    known = set(ran)
+    ran.clear()
+    same(kx.Session(made).infer(image, origins[:7], content[:7]), few)
+    assert known.isdisjoint(ran)  # drivers can share a tail
+
+
+def test_approximate_heatmaps_are_captured_too(for_cuda: kx.Artifact, request: pytest.FixtureRequest) -> None:
+    image, mode = np.random.default_rng(0).standard_normal((3, 128, 128)).astype(np.float32), kx.Approximate(tau=0.5)
+    expected = kx.Session(for_cuda, [CPU]).explain(image, 5, mode=mode, progress=False)
+    ran = request.getfixturevalue("captured")
+    found = kx.Session(for_cuda).explain(image, 5, mode=mode, progress=False)
+    np.testing.assert_allclose(found.scores, expected.scores, rtol=1e-4)
+    assert len(ran) > 2
+
+
+@pytest.mark.usefixtures("captured")
+def test_what_cannot_be_captured_is_told(artifact: kx.Artifact, tmp_path: Path) -> None:
+    with pytest.raises(kx.KryptonError, match="compile the model again with device='cuda', or leave out enable_cuda_"):
+        kx.Session(artifact)
+    nodes = [
+        node("Conv", ["image", "w1"], ["r"], pads=[1, 1, 1, 1]),
+        *average("r", "flat"),
+        node("NonZero", ["flat"], ["y"]),
+    ]
+    model = small_net(nodes, {"w1": normal(4, 3, 3, 3)}, inputs={"image": [1, 3, 24, 24]})
+    output = helper.make_tensor_value_info("y", onnx.TensorProto.INT64, [2, None])
+    del model.graph.output[:]
+    model.graph.output.append(output)
+    onnx.save(model, tmp_path / "net.onnx")
+    ragged = kx.Session(kx.compile(tmp_path / "net.onnx", patch=4, device="cuda", verify=False))
+    with pytest.raises(kx.KryptonError, match="nothing tells beforehand how large its output 'y' is"):
+        ragged.infer(np.zeros((3, 24, 24)), [[0, 0]], np.ones((3, 4, 4)))
 
 
 # ------------------------------------------------------------------------------------------------- on CUDA

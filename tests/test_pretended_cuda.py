@@ -50,6 +50,33 @@ def test_every_node_has_a_kernel_on_the_device(libraries: Path, artifact: kx.Art
     assert len(found) == 7
 
 
+CAPTURES = """
+import sys
+import numpy as np
+import krypton_onnx as kx
+cuda = "CUDAExecutionProvider"
+session = kx.Session(sys.argv[1], [(cuda, {"enable_cuda_graph": "1"}), "CPUExecutionProvider"])
+image = np.random.default_rng(0).standard_normal((3, 96, 96)).astype(np.float32)
+origins = np.stack(np.meshgrid(np.arange(81), np.arange(81)), axis=-1).reshape(-1, 2)
+shapes = {(len(b.queries), b.window_sizes.tobytes()) for b in session.exact.batches(origins, (16, 16))}
+batches, found = len(list(session.exact.batches(origins, (16, 16)))), []
+for turn in range(2):
+    reset()
+    session.infer(session.materialize(image + turn), origins, np.zeros((3, 16, 16)))
+    found.append(counts())
+print(json.dumps([len(shapes), batches, found]))
+"""
+
+
+def test_what_is_captured_is_replayed(libraries: Path, artifact: kx.Artifact) -> None:
+    """ONNX Runtime refuses to capture a graph of which a node leaves the device, or waits for a number."""
+    shapes, batches, (first, second) = asked(libraries, CAPTURES, artifact.folder)
+    assert first["captures"] == shapes + 1  # and the base run
+    assert second["captures"] == second["launches"] == 0
+    assert second["replays"] == batches + 1
+    assert second["to_device"] == batches + 1
+
+
 CROSSINGS = """
 import sys
 import numpy as np

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 import onnxruntime as ort
 import pytest
 
-from krypton_onnx.runtime.engine import CPU, quiet_options, workers_for
+from krypton_onnx.runtime.engine import quiet_options, workers_for
+from krypton_onnx.runtime.providers import CPU, CUDA
 from krypton_onnx.runtime.side_by_side import side_by_side
 
 
@@ -63,4 +64,10 @@ def test_one_thread_a_run_lets_batches_run_side_by_side() -> None:
     assert workers_for(4, [CPU], None) == 4
     assert workers_for(4, [CPU], quiet_options(1)) == 4
     assert workers_for(4, [CPU], spread) == 1
-    assert workers_for(4, ["CUDAExecutionProvider", CPU], None) == 1
+
+
+def test_two_runs_are_in_flight_on_a_device() -> None:
+    assert workers_for(4, [CUDA, CPU], None) == 2
+    assert workers_for(1, [CUDA, CPU], None) == 1
+    assert workers_for(4, [(CUDA, {"enable_cuda_graph": "1"}), CPU], None) == 1
+    assert workers_for(4, ["OtherExecutionProvider", CPU], None) == 1

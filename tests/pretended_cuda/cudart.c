@@ -8,7 +8,7 @@ typedef struct { unsigned x, y, z; } dim3;
 enum { OK, OUT_OF_MEMORY = 2 };
 enum { TO_DEVICE = 1, TO_HOST = 2 };
 
-static struct { long launches, to_device, to_host, held, peak; } counts;
+static struct { long launches, to_device, to_host, held, peak, captures, replays; } counts;
 
 void pretended_counts(long *found) { memcpy(found, &counts, sizeof counts); }
 void pretended_reset(void) {
@@ -120,6 +120,10 @@ int __cudaPopCallConfiguration(dim3 *grid, dim3 *block, size_t *shared, void **s
     *grid = launch.grid, *block = launch.block, *shared = launch.shared, *stream = launch.stream;
     return OK;
 }
+
+int cudaStreamEndCapture(void *stream, void **found) { counts.captures++, *found = handle; return OK; }
+int cudaGraphInstantiate(void **found, void *graph, unsigned long long flags) { *found = handle; return OK; }
+int cudaGraphLaunch(void *graph, void *stream) { counts.replays++; return OK; }
 
 const char *cudaGetErrorName(int error) { return "pretended"; }
 const char *cudaGetErrorString(int error) { return "pretended"; }
