@@ -21,7 +21,7 @@ from krypton_onnx.runtime.batches import Batch
 from krypton_onnx.runtime.driver import Driver
 from krypton_onnx.runtime.engine import Array, Engine
 from krypton_onnx.runtime.failures import OutOfMemoryError
-from krypton_onnx.runtime.memory import Lanes, queries_that_wait, waiting_bytes
+from krypton_onnx.runtime.memory import Lanes, grown_by_doubling, queries_that_wait, waiting_bytes
 from krypton_onnx.runtime.outputs import Pick, given, source_of
 from krypton_onnx.runtime.providers import uncaptured
 from krypton_onnx.runtime.resident import FLOAT32, Device, Resident, can_hold, device_of
@@ -47,7 +47,8 @@ class DeviceDriver(Driver):
     ) -> tuple[tuple[WindowTable, WindowTable], Lanes]:
         waiting = waiting_bytes(budget)
         try:
-            tables, lane = Driver._way(plan, None if budget is None else budget - waiting, workers, patch, tau)
+            rest = None if budget is None else grown_by_doubling(plan, budget - waiting)
+            tables, lane = Driver._way(plan, rest, workers, patch, tau)
         except KryptonError:  # all of it, or less, is needed for a single query
             waiting, (tables, lane) = 0, Driver._way(plan, budget, workers, patch, tau)
         return tables, replace(lane, group=max(lane.batch, queries_that_wait(plan, patch, waiting)))

@@ -15,6 +15,9 @@ ALLOCATOR_OVERHEAD = 2.0
 """What ONNX Runtime's arena holds at its peak, over what is alive of the graph in it: it keeps freed blocks of other
 sizes, and copies of tensors in the layouts in which it computes."""
 
+PIECES = 3.0
+"""What the arena of a device holds over what is alive in it, where batches of several classes run two at a time."""
+
 MOST_CELLS = geometry.NOWHERE // 4
 """Cells that the windows of a batch may have, so that the graph's int32 indices hold them with room to spare."""
 
@@ -89,6 +92,13 @@ def lanes(
     free = budget / ALLOCATOR_OVERHEAD - held
     fitting = [_fitting(plan, free, n, per_query, handed, most) for n in range(workers, 0, -1)]
     return next((lane for lane in fitting if 2 * lane.batch >= planned), fitting[-1])
+
+
+def grown_by_doubling(plan: Plan, budget: int) -> int:
+    """A budget of `lanes` by which an arena that grows by powers of two stays within this one, or nearly so."""
+    held = view_bytes(plan)
+    room = max(1.0, budget - ALLOCATOR_OVERHEAD * held)  # the views' own arena doubles, too
+    return int(ALLOCATOR_OVERHEAD * (held + 2 ** math.floor(math.log2(room)) / PIECES))
 
 
 def waiting_bytes(budget: int | None) -> int:

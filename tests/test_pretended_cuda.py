@@ -50,6 +50,28 @@ def test_every_node_has_a_kernel_on_the_device(libraries: Path, artifact: kx.Art
     assert len(found) == 7
 
 
+WITHIN = """
+import sys
+import numpy as np
+import krypton_onnx as kx
+session = kx.Session(sys.argv[1], memory_budget=int(sys.argv[2]))
+weights = counts()["held"]
+image = np.random.default_rng(0).standard_normal((3, 96, 96)).astype(np.float32)
+origins = np.stack(np.meshgrid(np.arange(81), np.arange(81)), axis=-1).reshape(-1, 2)
+base = session.materialize(image)
+session.infer(base, origins, np.zeros((3, 16, 16)))
+largest = max(len(batch.queries) for batch in session.exact.batches(origins, (16, 16)))
+print(json.dumps([counts()["peak"] - weights, largest]))
+"""
+
+
+@pytest.mark.parametrize("budget", [30_000_000, 60_000_000, 150_000_000, 400_000_000])
+def test_a_budget_holds_where_arenas_grow_by_doubling(libraries: Path, artifact: kx.Artifact, budget: int) -> None:
+    used, largest = asked(libraries, WITHIN, artifact.folder, budget)
+    assert 0.25 * budget < used <= budget
+    assert largest > 5
+
+
 CAPTURES = """
 import sys
 import numpy as np
