@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from types import NoneType
@@ -9,12 +10,12 @@ from typing import Any, get_args
 
 import numpy as np
 
-from krypton_onnx.artifact import SUFFIX, Artifact, refuse_foreign, staged_folder, write_manifest
+from krypton_onnx.artifact import SUFFIX, Artifact, refuse_foreign, rewrite_plan, staged_folder, write_manifest
 from krypton_onnx.errors import KryptonError
 from krypton_onnx.labels import check_labels
 from krypton_onnx.passes.pipeline import Request, compile_graphs
 from krypton_onnx.passes.write import write_graphs
-from krypton_onnx.plan import Device, Plan
+from krypton_onnx.plan import Device, Plan, Precision
 from krypton_onnx.preprocess import Preprocess
 from krypton_onnx.runtime.providers import CPU
 from krypton_onnx.runtime.questions import pair
@@ -36,6 +37,7 @@ def compile(
     preprocess: Preprocess | Mapping[str, Any] | str | os.PathLike[str] | None = None,
     labels: Sequence[str] | None = None,
     device: Device = "cpu",
+    precision: Precision = "float32",
     verify: bool = True,
 ) -> Artifact:
     """Compile an exported ONNX CNN into its incremental variant.
@@ -51,6 +53,9 @@ def compile(
         preprocess: how a picture becomes the input tensor, or the fields or the file of that; stored in the artifact.
         labels: class names; stored in the artifact.
         device: to plan for, "cpu" or "cuda". What is compiled for one runs on the other, too, if not as fast.
+        precision: "float16" to compute in that what the model computes in float32, which devices do faster. Answers are
+            then not exact; the plan's `precision_error` says by how much, as far as it is verified: of what is compiled
+            for CUDA, there, if it works here; else on the CPU, which keeps more bits between operators than devices do.
         verify: compare a handful of random queries with the source model, and write nothing if they disagree.
 
     Raises:
@@ -66,6 +71,7 @@ def compile(
         preprocess=preprocess,
         labels=labels,
         device=device,
+        precision=precision,
     )
     source = request.path
     target = Path(output) if output is not None else source.with_suffix(SUFFIX)
@@ -75,8 +81,29 @@ def compile(
     with staged_folder(target) as folder:
         artifact = write_manifest(folder, compiled.plan, write_graphs(compiled, folder))
         if verify:
-            refuse_if_wrong(source, verify_artifact(source, artifact, queries=COMPILE_QUERIES, providers=[CPU]))
-    return Artifact(target, compiled.plan)
+            # How far float16 is off, a device itself says best: the CPU keeps more bits between operators.
+            where = None if precision != "float32" and device == "cuda" else [CPU]
+            checks = verify_artifact(source, artifact, queries=COMPILE_QUERIES, providers=where)
+            if precision == "float32":
+                refuse_if_wrong(source, checks)
+            else:
+                _refuse_if_too_coarse(source, checks, precision)
+                artifact = rewrite_plan(artifact, replace(artifact.plan, precision_error=_precision_error(checks)))
+    return Artifact(target, artifact.plan)
+
+
+def _refuse_if_too_coarse(source: Path, checks: Iterable[OutputCheck], precision: Precision) -> None:
+    for check in checks:
+        if not check.exact:
+            raise KryptonError(
+                f"{precision} cannot hold what {source} computes: its output '{check.name}' is off by "
+                f"{check.error:.3g}; nothing was written. Compile it in float32."
+            )
+
+
+def _precision_error(checks: Iterable[OutputCheck]) -> float | None:
+    """The largest error, as a share of what the queries change; None if they change nothing."""
+    return max((float(f"{check.error / check.moved:.3g}") for check in checks if check.moved > 0), default=None)
 
 
 def request_for(
@@ -89,6 +116,7 @@ def request_for(
     preprocess: Preprocess | Mapping[str, Any] | str | os.PathLike[str] | None,
     labels: Sequence[str] | None,
     device: Device,
+    precision: Precision = "float32",
 ) -> Request:
     """The compiler's request for what a user asks; see `compile`.
 
@@ -98,6 +126,8 @@ def request_for(
     _check_types(model=model, image_input=image_input, channels_last=channels_last, labels=labels)
     if device not in get_args(Device):
         raise KryptonError(f"device must be {' or '.join(map(repr, get_args(Device)))}, not {device!r}.")
+    if precision not in get_args(Precision):
+        raise KryptonError(f"precision must be {' or '.join(map(repr, get_args(Precision)))}, not {precision!r}.")
     preparation = _preprocess(preprocess)
     source = Path(model)
     if not source.is_file():
@@ -112,6 +142,7 @@ def request_for(
         preprocess=None if preparation is None else preparation.to_dict(),
         labels=None if labels is None else tuple(str(label) for label in labels),
         device=device,
+        precision=precision,
     )
 
 

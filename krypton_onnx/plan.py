@@ -9,6 +9,9 @@ from krypton_onnx.geometry import AxisMap, Program
 Device = Literal["cpu", "cuda"]
 """Kinds of machines that plans are made for."""
 
+Precision = Literal["float32", "float16"]
+"""What a model in float32 is computed in."""
+
 FORMAT = 7
 """Version of plan.json. A reader refuses any other."""
 
@@ -223,6 +226,9 @@ class Plan:
         preprocess: how a picture becomes the image tensor (`Preprocess.to_dict`), if that was given.
         labels: class names, if given.
         device: that the graphs and the seconds are planned for. They run on any other, too.
+        precision: what is computed in, of what the model computes in float32.
+        precision_error: with float16, the largest difference from the model that verifying found, as a share of what
+            its queries changed; None if nothing was verified.
         calibration: by which promises about approximate heatmaps are made, if the model was tuned.
         capped: the plan of the graphs whose windows may be cut (projective field thresholding), which do not go
             without saying: None if that would gain nothing.
@@ -265,6 +271,8 @@ class Plan:
     preprocess: dict[str, Any] | None = None
     labels: tuple[str, ...] | None = None
     device: Device = "cpu"
+    precision: Precision = "float32"
+    precision_error: float | None = None
     calibration: Calibration | None = None
     capped: "Plan | None" = None
     int8: "Plan | None" = None

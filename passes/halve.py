@@ -88,5 +88,5 @@ class _Writer:
         return half
 
     def _append_cast(self, tensor: gs.Tensor, result: gs.Variable) -> None:
-        attrs = {"to": element_type(result.dtype)}
-        self._graph.nodes.append(gs.Node("Cast", result.name, attrs, [tensor], [result]))
+        attrs, name = {"to": element_type(result.dtype)}, f"{tensor.name}/as_{result.dtype}"
+        self._graph.nodes.append(gs.Node("Cast", name, attrs, [tensor], [result]))

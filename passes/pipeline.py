@@ -19,6 +19,7 @@ from krypton_onnx.passes.build_tail import build_tail
 from krypton_onnx.passes.cost import rounded
 from krypton_onnx.passes.flops import flops
 from krypton_onnx.passes.free_batch import free_batch
+from krypton_onnx.passes.halve import halved
 from krypton_onnx.passes.idioms import gather_repeats, keep_axes_of_products, name_regroupings
 from krypton_onnx.passes.load import MAX_CELLS, load
 from krypton_onnx.passes.machines import MACHINES
@@ -38,7 +39,7 @@ from krypton_onnx.passes.rearrange import merge_transposes, part_slices, split_i
 from krypton_onnx.passes.regions import Regions, analyse_regions
 from krypton_onnx.passes.signed_bytes import make_bytes_unsigned
 from krypton_onnx.passes.static_shapes import static_shapes
-from krypton_onnx.plan import FORMAT, Device, Memory, Plan, Source, TensorInfo, WindowClasses
+from krypton_onnx.plan import FORMAT, Device, Memory, Plan, Precision, Source, TensorInfo, WindowClasses
 
 TRANSFORMS = (
     static_shapes,
@@ -149,6 +150,7 @@ class Request:
         preprocess: stored in the plan as it is.
         labels: stored in the plan as they are.
         device: to plan for.
+        precision: to compute in, of what the model computes in float32.
     """
 
     path: Path
@@ -160,6 +162,7 @@ class Request:
     preprocess: dict[str, Any] | None = None
     labels: tuple[str, ...] | None = None
     device: Device = "cpu"
+    precision: Precision = "float32"
 
 
 def compile_graphs(request: Request) -> Compiled:
@@ -196,6 +199,9 @@ def _planned(request: Request) -> tuple[Network, Regions, Layout]:
         input_size=request.input_size,
         channels_last=request.channels_last,
     )
+    if request.precision == "float16":
+        net = network.infer_shapes(halved(net), after="halved")
+        regions = analyse_regions(net)
     (height, width), patch = regions.program[0].extents, request.patch
     if not (1 <= patch[0] <= height and 1 <= patch[1] <= width):
         raise KryptonError(f"A patch of {patch[0]}x{patch[1]} does not fit into the model's {height}x{width} image.")
@@ -270,6 +276,7 @@ def _built(
         preprocess=request.preprocess,
         labels=request.labels,
         device=request.device,
+        precision=request.precision,
     )
     last = build_tail(net, tail) if tail else None
     return Graphs(base, built.graph, built.index, last, None), plan

@@ -40,7 +40,7 @@ def explain(session: "Session", base: Base, question: Question, mode: Mode, prog
     started = time.perf_counter()
     with Survey(base, question, progress) as survey:
         draft = _only(survey, session, mode) or _last(_drafts(survey, session, mode))
-        return _heatmap(survey, mode, draft, time.perf_counter() - started)
+        return _heatmap(session, survey, mode, draft, time.perf_counter() - started)
 
 
 def explain_progressively(
@@ -50,7 +50,7 @@ def explain_progressively(
     started = time.perf_counter()
     with Survey(base, question, progress) as survey:
         for draft in _drafts(survey, session, mode):
-            yield _heatmap(survey, mode, draft, time.perf_counter() - started)
+            yield _heatmap(session, survey, mode, draft, time.perf_counter() - started)
 
 
 def _only(survey: Survey, session: "Session", mode: Mode) -> Draft | None:
@@ -120,15 +120,17 @@ def _last(drafts: Iterator[Draft]) -> Draft:
     return last
 
 
-def _heatmap(survey: Survey, mode: Mode, draft: Draft, seconds: float) -> Heatmap:
-    return survey.heatmap(draft.scores, _record(survey, mode, draft, seconds), draft.done)
+def _heatmap(session: "Session", survey: Survey, mode: Mode, draft: Draft, seconds: float) -> Heatmap:
+    return survey.heatmap(draft.scores, _record(session, survey, mode, draft, seconds), draft.done)
 
 
-def _record(survey: Survey, mode: Mode, draft: Draft, seconds: float) -> dict[str, Any]:
+def _record(session: "Session", survey: Survey, mode: Mode, draft: Draft, seconds: float) -> dict[str, Any]:
     """What was asked, of what, with what, and what was done; plain JSON values."""
-    plan, question = survey.base.plan, survey.question
+    plan, question, error = survey.base.plan, survey.question, session.plan.precision_error
     return {
         "mode": "exact" if isinstance(mode, Exact) else "approximate",
+        "precision": session.precision,
+        **({} if error is None else {"precision_error": error}),
         "model": {"file": plan.source.file, "sha256": plan.source.sha256},
         "image_sha256": hashlib.sha256(survey.base.image.tobytes()).hexdigest(),
         "output": question.output or plan.outputs[0].name,

@@ -77,7 +77,12 @@ def options_of(provider: Provider) -> dict[str, Any]:
 
 def captures(providers: Sequence[Provider]) -> bool:
     """Whether CUDA graphs are to be captured."""
-    return any(str(options_of(one).get(CAPTURE, 0)).lower() in ("1", "true") for one in providers)
+    return any(_is_on(options_of(one).get(CAPTURE)) for one in providers)
+
+
+def in_tf32(providers: Sequence[Provider]) -> bool:
+    """Whether CUDA rounds the operands of convolutions and products to 10 bits."""
+    return any(name_of(one) == CUDA and _is_on(options_of(one).get("use_tf32")) for one in providers)
 
 
 def uncaptured(providers: Sequence[Provider]) -> list[Provider]:
@@ -115,6 +120,10 @@ def why_not_cuda() -> str | None:
     finally:
         ort.set_default_logger_severity(2)
     return None
+
+
+def _is_on(option: object) -> bool:
+    return str(option).lower() in ("1", "true")
 
 
 def _missing_library() -> str | None:

@@ -24,7 +24,7 @@ from krypton_onnx.runtime.engine import workers_for
 from krypton_onnx.runtime.explain import explain, explain_progressively
 from krypton_onnx.runtime.memory import view_bytes
 from krypton_onnx.runtime.outputs import Regions, gathered_regions, no_answers, region_windows
-from krypton_onnx.runtime.providers import Provider, captures, chosen
+from krypton_onnx.runtime.providers import Provider, captures, chosen, in_tf32
 from krypton_onnx.runtime.questions import Edge, Pair, Question, pair
 from krypton_onnx.runtime.resident import device_of
 from krypton_onnx.runtime.side_by_side import available_cores
@@ -40,8 +40,9 @@ class Session:
     Args:
         artifact: an `Artifact`, or the path of one.
         providers: ONNX Runtime's execution providers, names or (name, options); by default CUDA's where it works, and
-            the CPU's. On CUDA everything but the scores stays on the device; with its option ``enable_cuda_graph`` runs
-            are captured and replayed, of models that were compiled for it.
+            the CPU's. On CUDA everything but the scores stays on the device. Of CUDA's options, ``enable_cuda_graph``
+            captures runs and replays them, of models that were compiled for it, and ``use_tf32`` rounds operands to 10
+            bits: answers are then not exact.
         session_options: ONNX Runtime's options, used for all graphs. Batches then run one after another, each on as
             many threads as they say; side by side only if they give a run a single one, and `threads` is more.
         memory_budget: bytes that all but the weights may take at the peak, by which the batch size is chosen; None for
@@ -87,6 +88,11 @@ class Session:
     def plan(self) -> Plan:
         """What the compiler decided."""
         return self.artifact.plan
+
+    @property
+    def precision(self) -> str:
+        """What is computed in: "float32", or the model's own; "float16"; or "tf32", where CUDA was told to."""
+        return "tf32" if in_tf32(self.providers) and self.plan.precision == "float32" else self.plan.precision
 
     def _variant(self, files: Files, plan: Plan | None) -> Driver | None:
         if plan is None:

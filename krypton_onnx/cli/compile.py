@@ -11,7 +11,7 @@ from krypton_onnx.cli.sources import bytes_text, full_inference_text, say_json, 
 
 if TYPE_CHECKING:
     from krypton_onnx.artifact import Artifact
-    from krypton_onnx.plan import Device
+    from krypton_onnx.plan import Device, Precision
 
 _EXAMPLES = """\b
 Examples:
@@ -36,6 +36,13 @@ Examples:
 @picture_options
 @click.option(
     "--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True, help="Where it is to be fast."
+)
+@click.option(
+    "--precision",
+    type=click.Choice(["float32", "float16"]),
+    default="float32",
+    show_default=True,
+    help="float16 is faster on devices, and not exact; how far it is off is measured.",
 )
 @click.option(
     "--single-file",
@@ -63,6 +70,7 @@ def compile_model(
     preprocess: Path | None,
     labels: Path | None,
     device: "Device",
+    precision: "Precision",
     single_file: Path | None,
     no_verify: bool,
     as_json: bool,
@@ -89,9 +97,11 @@ def compile_model(
         "verify": not no_verify,
     }
     if single_file is not None:
+        if precision != "float32":
+            raise click.UsageError("A single file computes as the model does: leave out --precision.")
         compile_single(model, single_file, **common, **asked, as_json=as_json)
         return
-    artifact = compile(model, output, **common)
+    artifact = compile(model, output, **common, precision=precision)
     report = _report(artifact, verified=not no_verify)
     if as_json:
         say_json(report)
@@ -127,6 +137,8 @@ def _report(artifact: "Artifact", *, verified: bool) -> dict[str, Any]:
         "one_query": plan.one_query,
         "predicted_speedup": plan.predicted_speedup,
         "full_inference": plan.full_inference,
+        "precision": plan.precision,
+        "precision_error": plan.precision_error,
         "files": {file.name: file.stat().st_size for file in sorted(artifact.folder.iterdir())},
         "verified": verified,
     }
@@ -147,5 +159,9 @@ def _text(report: dict[str, Any]) -> str:
     if report["per_query"]:
         part = "The model" if report["one_query"] else "The rest"
         lines.append(f"{part} runs one query at a time, because of {report['per_query']}")
+    if report["precision"] != "float32":
+        error = report["precision_error"]
+        off = "how far it is off was not measured" if error is None else f"off by {error:.2%} of what queries change"
+        lines.append(f"Computes in {report['precision']}: {off}")
     checked = "Verified against the model on random queries" if report["verified"] else "Not verified (--no-verify)"
     return "\n".join([*lines, f"{checked}; 'krypton-onnx verify' does more of them"])
