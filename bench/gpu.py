@@ -6,11 +6,14 @@
 Every case runs in a process of its own. Both sides take turns, in the same ONNX Runtime with the same options, without
 TF32. Full inference is run at its best batch size in two ways: as a service would, with images made on the host; and
 with one batch that lies on the device already, outputs left there, which asks nothing of it but the arithmetic. Ours
-begins with the image on the host and ends with all outputs there. The speedups are over the faster of the two. With
-`--device cpu` the processor is the device, to try the script where there is none: nothing follows from its figures.
+begins with the image on the host and ends with all outputs there. The speedups are over the faster of the two. Where
+PyTorch is installed, its own eager inference of the same network is a third baseline. A second table has the whole grid
+in other ways: with one run in flight, with CUDA graphs, channels last, in TF32, in float16. With `--device cpu` the
+processor is the device, to try the script where there is none: nothing follows from its figures.
 """
 
 import argparse
+import importlib.util
 import json
 import math
 import os
@@ -38,12 +41,27 @@ from krypton_onnx import models, plan
 from krypton_onnx.benchmark import in_turns, largest_difference, machine
 from krypton_onnx.plain_model import BATCHES, PlainModel, timed
 from krypton_onnx.runtime import device_driver, session
-from krypton_onnx.runtime.engine import Engine, OutOfMemoryError
+from krypton_onnx.runtime.engine import Engine
+from krypton_onnx.runtime.failures import OutOfMemoryError
 from krypton_onnx.runtime.providers import CPU, CUDA, Provider, chosen
 from krypton_onnx.runtime.resident import Device
 from krypton_onnx.sweep import Sweep
 
 DEVICES: dict[plan.Device, list[Provider]] = {"cuda": [CUDA, CPU], "cpu": [CPU]}
+
+WAYS: dict[plan.Device, dict[str, dict[str, str]]] = {
+    "cuda": {
+        "one in flight": {},
+        "CUDA graphs": {"enable_cuda_graph": "1"},
+        "channels last": {"prefer_nhwc": "1"},
+        "TF32": {"use_tf32": "1"},
+        "float16": {},
+    },
+    "cpu": {"one in flight": {}, "float16": {}},
+}
+"""Other ways to answer the whole grid, and what CUDA's provider is told for them."""
+
+HAS_TORCH = importlib.util.find_spec("torch") is not None
 
 APPROXIMATE = {"ssim 0.9": kx.Approximate(ssim=0.9), "speedup 10": kx.Approximate(speedup=10)}
 
@@ -63,10 +81,12 @@ class Found:
         queries: of the whole grid.
         batch: full inference's best, on the device.
         plain_seconds: a query of full inference from the host, and on the device.
+        torch_seconds: the same by PyTorch, on the device; None where it is not installed.
         seconds: of our whole grid, base run and all outputs included.
         base_seconds: of the base run.
         few_seconds: by number of queries, base run included.
         approximate_seconds: by mode, the heatmap.
+        way_seconds: by way, the whole grid.
         difference: the largest |ours − full inference| of any output, and the largest output.
         memory: bytes in use on the device by this process behind both sides; None where nothing tells.
         operators: seconds a query, where they are most.
@@ -76,10 +96,12 @@ class Found:
     queries: int
     batch: int
     plain_seconds: tuple[float, float]
+    torch_seconds: float | None
     seconds: float
     base_seconds: float
     few_seconds: dict[int, float]
     approximate_seconds: dict[str, float]
+    way_seconds: dict[str, float]
     difference: tuple[float, float]
     memory: int | None
     operators: dict[str, float]
@@ -102,12 +124,18 @@ class Found:
         plain = f"{1e3 * self.plain_seconds[0]:.3g}, {1e3 * self.plain_seconds[1]:.3g} ms ({self.batch})"
         error = f"{self.difference[0]:.1e} of {self.difference[1]:.2g}"
         base = f"{1e3 * self.base_seconds:.1f} ms"
-        return f"| {' | '.join([self.case, plain, whole, *few, *soon, base, error, used])} |"
+        torch = "" if self.torch_seconds is None else f"{1e3 * self.torch_seconds:.3g} ms"
+        return f"| {' | '.join([self.case, plain, torch, whole, *few, *soon, base, error, used])} |"
+
+    def ways(self) -> str:
+        """Of the second table: how much sooner than as usual."""
+        return f"| {' | '.join([self.case, *(f'{self.seconds / s:.2f}' for s in self.way_seconds.values())])} |"
 
 
 def header() -> str:
     """Of the table."""
-    names = ["case", "full inference: host, device (batch)", "whole grid ×", "whole grid", *(f"{n} ×" for n in GROWTH)]
+    names = ["case", "full inference: host, device (batch)", "PyTorch", "whole grid ×", "whole grid"]
+    names += [f"{n} ×" for n in GROWTH]
     names += [*APPROXIMATE, "base run", "difference", "memory"]
     return f"| {' | '.join(names)} |\n|{'---|' * len(names)}"
 
@@ -131,6 +159,18 @@ def measured(case: Case, kind: plan.Device, repeats: int) -> Found:
         tried = plain.best_batch(sweep.image, sweep.content)
         best = min(tried, key=lambda size: tried[size])
         resident, batch = on_device(Engine(path, providers), device, sweep)
+        torch, torch_batch = on_torch(path, kind, sweep) if HAS_TORCH else (None, 1)
+        half = kx.compile(
+            path, Path(folder) / "half.krypton", patch=case.patch, device=kind, precision="float16", verify=False
+        )
+        ways = {
+            name: kx.Session(
+                half if name == "float16" else artifact,
+                chosen([(CUDA, options), CPU] if kind == "cuda" else [CPU]),
+                threads=1 if name == "one in flight" else None,
+            )
+            for name, options in WAYS[kind].items()
+        }
         sample = sweep.sample(rng, max(best, 64))
         few = {count: sweep.sample(rng, count) for count in GROWTH if count < len(sweep.origins)}
         explained = {
@@ -144,6 +184,8 @@ def measured(case: Case, kind: plan.Device, repeats: int) -> Found:
             "base": partial(timed, partial(ours.materialize, sweep.image)),
             **{str(count): partial(sweep.seconds, ours, origins) for count, origins in few.items()},
             **{name: partial(timed, explain) for name, explain in explained.items()},
+            **{name: partial(sweep.seconds, session, sweep.origins) for name, session in ways.items()},
+            **({} if torch is None else {"torch": partial(timed, torch)}),
         }
         seconds = {name: median(values) for name, values in in_turns(turns, repeats).items()}
         exact = plain.run(sweep.image, sample, sweep.content, best)
@@ -154,10 +196,12 @@ def measured(case: Case, kind: plan.Device, repeats: int) -> Found:
             queries=len(sweep.origins),
             batch=batch,
             plain_seconds=(seconds["host"] / len(sample), seconds["device"] / batch),
+            torch_seconds=None if torch is None else seconds["torch"] / torch_batch,
             seconds=seconds["ours"],
             base_seconds=seconds["base"],
             few_seconds={count: seconds[str(count)] for count in few},
             approximate_seconds={name: seconds[name] for name in APPROXIMATE},
+            way_seconds={name: seconds[name] for name in ways},
             difference=(
                 largest_difference(ours.infer(sweep.image, sample, sweep.content), exact),
                 float(max(np.abs(np.asarray(values)).max() for values in exact.values())),
@@ -179,6 +223,31 @@ def on_device(engine: Engine, device: Device, sweep: Sweep) -> tuple[Callable[[]
             seconds = min(timed(run) for _ in range(4))
         except OutOfMemoryError:
             break
+        found[batch] = run, seconds / batch
+        if seconds > LONG:
+            break
+    best = min(found, key=lambda batch: found[batch][1])
+    return found[best][0], best
+
+
+def on_torch(model: Path, kind: plan.Device, sweep: Sweep) -> tuple[Callable[[], object], int]:
+    """PyTorch's full inference of a batch that lies on the device, at the best size; and that size."""
+    import torch
+    from torch_twin import torch_twin
+
+    network = torch_twin(onnx.load(model)).to(kind)
+    found: dict[int, tuple[Callable[[], object], float]] = {}
+    for batch in BATCHES:
+        images = torch.from_numpy(np.repeat(sweep.image[None], batch, axis=0)).to(kind)
+
+        def run(images: torch.Tensor = images) -> None:
+            with torch.inference_mode():
+                network(images)
+            if kind == "cuda":
+                torch.cuda.synchronize()
+
+        run()
+        seconds = min(timed(run) for _ in range(4))
         found[batch] = run, seconds / batch
         if seconds > LONG:
             break
@@ -217,6 +286,10 @@ def main() -> None:
         if options.json:
             about = {"commit": commit(), "machine": asdict(machine()), "device": options.device}
             options.json.write_text(json.dumps({**about, "cases": [asdict(one) for one in found]}, indent=1))
+    names = ["whole grid, × as usual", *WAYS[options.device]]
+    print(f"\n| {' | '.join(names)} |\n|{'---|' * len(names)}")
+    for one in found:
+        print(one.ways())
     slowest = sorted(found, key=lambda one: one.speedup(one.seconds, one.queries))[:2]
     for one in slowest:
         total = math.fsum(one.operators.values())

@@ -153,17 +153,18 @@ class _Run:
     def __call__(self, told: Mapping[str, Array]) -> dict[str, Resident]:
         """Run, or replay what was captured."""
         self._device.refill(self._sent, told)
-        feed = {**told, **self._sent, **self._fixed}
+        feed: dict[str, Array | Resident] = {**told, **self._sent, **self._fixed}
         return self._engine.run_on(self._device, feed, self.results, self._number)
 
 
 def _known(engine: Engine, name: str, queries: int) -> tuple[tuple[int, ...], str]:
     """Extents and numpy's type of an output."""
     extents, dtype = engine.results[name]
-    shape = tuple(queries if extent == "Q" else extent for extent in extents)
-    if not can_hold(dtype) or not all(isinstance(extent, int) for extent in shape):
+    shape = [queries if extent == "Q" else extent for extent in extents]
+    known = tuple(extent for extent in shape if isinstance(extent, int))
+    if not can_hold(dtype) or len(known) < len(shape):
         raise KryptonError(
             f"CUDA graphs cannot be captured of this model, because nothing tells beforehand how large its output "
             f"'{name}' is: leave out enable_cuda_graph."
         )
-    return shape, dtype
+    return known, dtype

@@ -103,10 +103,15 @@ class Driver:
         return _Engines(
             ranges=None if files.ranges is None else engine(files.ranges, quick),
             base=engine(files.base, quick),
-            index=Engine(self._folder / files.index, (CPU,), quiet_options(1)) if self.plan.index_apart else None,
+            index=self._index_engine() if self.plan.index_apart else None,
             incremental=engine(files.incremental, own),
             tail=None if self.plan.tail is None else self._shared_tail() or _beside(engine, files.tail, own),
         )
+
+    def _index_engine(self) -> Engine:
+        """On the host, whatever the rest runs on; beside other batches' runs."""
+        resources = self._resources
+        return Engine(self._folder / self._files.index, (CPU,), quiet_options(resources.cores // resources.workers))
 
     def _shared_tail(self) -> Future[Engine] | None:
         """The other driver's, if both are the same graph: its weights are many, and need not be loaded twice."""
@@ -262,7 +267,7 @@ class Driver:
 
     def _places(self, batch: Batch, content: Array, view_rows: Sequence[int]) -> dict[str, Array]:
         """Where the queries lie, in the inputs by which the incremental graph takes that."""
-        told = {
+        told: dict[str, Array] = {
             "origins": batch.origins,
             "window_sizes": batch.window_sizes,
             "view_rows": np.array(view_rows, np.int64),
