@@ -4,7 +4,7 @@ import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import msgspec
@@ -13,7 +13,7 @@ from krypton_onnx.errors import KryptonError
 from krypton_onnx.folders import private_folder, remove_stale
 from krypton_onnx.plan import FORMAT, Plan
 
-PLAN_FILE = "plan.json"
+PLAN_FILE, WEIGHTS_FILE = "plan.json", "weights.bin"
 SUFFIX = ".krypton"
 
 
@@ -65,23 +65,47 @@ ARTIFACT = Kind(PLAN_FILE, "compiled model")
 
 
 @dataclass(frozen=True, slots=True)
+class Weight:
+    """A weight of a graph, in weights.bin.
+
+    Attributes:
+        name: the graph's.
+        offset: bytes from the beginning of the file.
+        dtype: numpy's name for the element type.
+        shape: of the weight.
+    """
+
+    name: str
+    offset: int
+    dtype: str
+    shape: tuple[int, ...]
+
+
+Weights = dict[str, tuple[Weight, ...]]
+"""By the file of the graph."""
+
+
+@dataclass(frozen=True, slots=True)
 class Artifact:
     """A compiled model on disk.
 
     Attributes:
         folder: where its files lie.
         plan: what the compiler decided.
+        weights: of each graph.
     """
 
     folder: Path
     plan: Plan
+    weights: Weights
 
 
 @dataclass(frozen=True, slots=True)
 class _Manifest:
-    """plan.json: the plan, and checksums of everything else and of the plan itself."""
+    """plan.json: the plan, where weights lie, checksums of the other files, and one of all that."""
 
     plan: Plan
+    weights: Weights
     files: dict[str, str]
     checksum: str
 
@@ -114,14 +138,14 @@ def open_artifact(path: str | os.PathLike[str]) -> Artifact:
             f"{folder} is no compiled model: it has no {PLAN_FILE}; make one with 'krypton-onnx compile'."
         )
     manifest = _read_manifest(plan_file)
-    if manifest.checksum != _plan_checksum(manifest.plan, manifest.files):
+    if manifest.checksum != _checksum(manifest.plan, manifest.weights, manifest.files):
         raise KryptonError(f"{plan_file} was edited after it was written; compile the model again.")
     for name, checksum in manifest.files.items():
         if not (folder / name).is_file():
             raise KryptonError(f"The compiled model {folder} lacks its file {name}; compile the model again.")
         if file_checksum(folder / name) != checksum:
             raise KryptonError(f"{folder / name} was changed after it was written; compile the model again.")
-    return Artifact(folder, manifest.plan)
+    return Artifact(folder, manifest.plan, manifest.weights)
 
 
 def _read_manifest(plan_file: Path) -> _Manifest:
@@ -140,15 +164,17 @@ def _read_manifest(plan_file: Path) -> _Manifest:
         raise KryptonError(f"{plan_file} cannot be read: {error.strerror}.") from error
 
 
-def write_manifest(folder: Path, plan: Plan, files: tuple[str, ...]) -> Artifact:
-    """Write plan.json beside the other files, which are complete."""
-    _write_plan(folder, plan, {name: file_checksum(folder / name) for name in files})
-    return Artifact(folder, plan)
+def write_manifest(folder: Path, plan: Plan, weights: Weights) -> Artifact:
+    """Write plan.json beside the other files, the graphs and weights.bin, which are complete."""
+    checksums = {name: file_checksum(folder / name) for name in (*weights, WEIGHTS_FILE)}
+    return _write_plan(Artifact(folder, plan, weights), checksums)
 
 
-def _write_plan(folder: Path, plan: Plan, checksums: dict[str, str]) -> None:
-    manifest = _Manifest(plan, checksums, _plan_checksum(plan, checksums))
-    (folder / PLAN_FILE).write_bytes(msgspec.json.format(msgspec.json.encode(manifest), indent=1))
+def _write_plan(artifact: Artifact, checksums: dict[str, str]) -> Artifact:
+    plan, weights = artifact.plan, artifact.weights
+    manifest = _Manifest(plan, weights, checksums, _checksum(plan, weights, checksums))
+    (artifact.folder / PLAN_FILE).write_bytes(msgspec.json.format(msgspec.json.encode(manifest), indent=1))
+    return artifact
 
 
 def rewrite_plan(artifact: Artifact, plan: Plan) -> Artifact:
@@ -160,11 +186,11 @@ def rewrite_plan(artifact: Artifact, plan: Plan) -> Artifact:
     files = _read_manifest(artifact.folder / PLAN_FILE).files
     try:
         with private_folder(artifact.folder / PLAN_FILE) as aside:
-            _write_plan(aside, plan, files)
+            _write_plan(replace(artifact, folder=aside, plan=plan), files)
             os.replace(aside / PLAN_FILE, artifact.folder / PLAN_FILE)
     except OSError as error:
         raise NotWrittenError(f"{artifact.folder} cannot be written to: {error.strerror or error}.") from error
-    return Artifact(artifact.folder, plan)
+    return replace(artifact, plan=plan)
 
 
 @contextmanager
@@ -224,5 +250,5 @@ def file_checksum(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _plan_checksum(plan: Plan, files: dict[str, str]) -> str:
-    return hashlib.sha256(msgspec.json.encode([plan, files])).hexdigest()
+def _checksum(plan: Plan, weights: Weights, files: dict[str, str]) -> str:
+    return hashlib.sha256(msgspec.json.encode([plan, weights, files])).hexdigest()

@@ -89,7 +89,7 @@ def compile(
             else:
                 _refuse_if_too_coarse(source, checks, precision)
                 artifact = rewrite_plan(artifact, replace(artifact.plan, precision_error=_precision_error(checks)))
-    return Artifact(target, artifact.plan)
+    return replace(artifact, folder=target)
 
 
 def _refuse_if_too_coarse(source: Path, checks: Iterable[OutputCheck], precision: Precision) -> None:

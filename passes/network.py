@@ -15,10 +15,10 @@ import onnx_graphsurgeon as gs
 from numpy.typing import DTypeLike, NDArray
 from onnx_graphsurgeon.ir.tensor import LazyValues
 
+from krypton_onnx.artifact import WEIGHTS_FILE
 from krypton_onnx.errors import KryptonError
 from krypton_onnx.passes.contrib import STANDARD, with_standard_operators
 
-WEIGHTS_FILE = "weights.bin"
 DETACH_BYTES = 1024
 """Constants above this size are detached; smaller ones (shapes, scalars) are data that shape inference reads."""
 

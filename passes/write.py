@@ -6,12 +6,19 @@ from pathlib import Path
 import onnx
 import onnx_graphsurgeon as gs
 
-from krypton_onnx.artifact import CAPPED_FILES, EXACT_FILES, INT8_FILES, PICK_FILE
+from krypton_onnx.artifact import (
+    CAPPED_FILES,
+    EXACT_FILES,
+    INT8_FILES,
+    PICK_FILE,
+    WEIGHTS_FILE,
+    Weight,
+    Weights,
+)
 from krypton_onnx.errors import KryptonError
 from krypton_onnx.passes.build_pick import build_pick
 from krypton_onnx.passes.build_single import Single
 from krypton_onnx.passes.network import (
-    WEIGHTS_FILE,
     Array,
     Notes,
     detached_weights,
@@ -29,7 +36,7 @@ MOST_WEIGHT_BYTES = 2**31 - 2**26
 """Of a single file: protobuf refuses messages of 2 GB, and the graph itself wants some room."""
 
 
-def write_graphs(compiled: Compiled, folder: Path) -> tuple[str, ...]:
+def write_graphs(compiled: Compiled, folder: Path) -> Weights:
     """Write the graphs of all variants, and weights.bin, and check the graphs in full.
 
     Args:
@@ -37,7 +44,7 @@ def write_graphs(compiled: Compiled, folder: Path) -> tuple[str, ...]:
         folder: an existing folder.
 
     Returns:
-        The names of the files written.
+        The weights of each graph, by the graph's file.
     """
     graphs = _by_file(compiled)
     if compiled.plan.device != "cpu":
@@ -50,7 +57,12 @@ def write_graphs(compiled: Compiled, folder: Path) -> tuple[str, ...]:
                     file.seek(-file.tell() % _ALIGNMENT, 1)
                     places[memory_of(array)] = (file.tell(), array.nbytes)
                     array.tofile(file)
+    weights: Weights = {}
     for name, graph in graphs.items():
+        weights[name] = tuple(
+            Weight(key, places[memory_of(array)][0], array.dtype.name, array.shape)
+            for key, array in detached_weights(graph)
+        )
         by_name = {key: places[memory_of(array)] for key, array in detached_weights(graph)}
         model = to_model(graph)
         model.doc_string = compiled.notes.description
@@ -61,7 +73,7 @@ def write_graphs(compiled: Compiled, folder: Path) -> tuple[str, ...]:
             tensor.external_data.add(key="length", value=str(length))
         onnx.save_model(model, folder / name)
         _check(name, folder / name)
-    return (*graphs, WEIGHTS_FILE)
+    return weights
 
 
 def write_single(single: Single, notes: Notes, properties: Mapping[str, str], path: Path, *, defaults: bool) -> None:

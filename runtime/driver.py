@@ -19,6 +19,7 @@ from krypton_onnx.plan import Plan
 from krypton_onnx.runtime.base import Base, Content, Outputs
 from krypton_onnx.runtime.batches import Batch, Integers, plan_batches
 from krypton_onnx.runtime.engine import Array, Engine, quiet_options
+from krypton_onnx.runtime.lent_weights import LentWeights
 from krypton_onnx.runtime.memory import Lanes, lanes
 from krypton_onnx.runtime.outputs import Pick, gathered, given, ragged_names, source_of
 from krypton_onnx.runtime.providers import CPU, Provider
@@ -35,6 +36,7 @@ class Resources:
         cores: threads of the base run, if there are no options.
         workers: batches side by side.
         budget: bytes that all but the weights may take at the peak; None for no limit.
+        weights: that are lent to the graphs; None where each has its own.
     """
 
     providers: Sequence[Provider]
@@ -42,6 +44,7 @@ class Resources:
     cores: int
     workers: int
     budget: int | None
+    weights: LentWeights | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,25 +96,24 @@ class Driver:
             return self._engines
 
     def _opened(self) -> "_Engines":
-        resources, files = self._resources, self._files
-        own = resources.options or quiet_options(resources.cores // resources.workers)
-        quick = resources.options or quiet_options(resources.cores)
-
-        def engine(name: str, options: ort.SessionOptions) -> Engine:
-            return Engine(self._folder / name, resources.providers, options)
-
+        files, every = self._files, self._resources.cores
+        own = every // self._resources.workers
+        host = (CPU,), quiet_options(own)
         return _Engines(
-            ranges=None if files.ranges is None else engine(files.ranges, quick),
-            base=engine(files.base, quick),
-            index=self._index_engine() if self.plan.index_apart else None,
-            incremental=engine(files.incremental, own),
-            tail=None if self.plan.tail is None else self._shared_tail() or _beside(engine, files.tail, own),
+            ranges=None if files.ranges is None else self._engine(files.ranges, every),
+            base=self._engine(files.base, every),
+            index=Engine(self._folder / files.index, *host) if self.plan.index_apart else None,
+            incremental=self._engine(files.incremental, own),
+            tail=None if self.plan.tail is None else self._shared_tail() or _beside(self._engine, files.tail, own),
         )
 
-    def _index_engine(self) -> Engine:
-        """On the host, whatever the rest runs on; beside other batches' runs."""
+    def _engine(self, file: str, threads: int) -> Engine:
+        """A graph of the artifact."""
         resources = self._resources
-        return Engine(self._folder / self._files.index, (CPU,), quiet_options(resources.cores // resources.workers))
+        options = resources.options or quiet_options(threads)
+        if resources.weights is not None:
+            resources.weights.lend(options, file)
+        return Engine(self._folder / file, resources.providers, options)
 
     def _shared_tail(self) -> Future[Engine] | None:
         """The other driver's, if both are the same graph: its weights are many, and need not be loaded twice."""
@@ -286,12 +288,10 @@ class Driver:
         }
 
 
-def _beside(
-    load: Callable[[str, ort.SessionOptions], Engine], name: str, options: ort.SessionOptions
-) -> Future[Engine]:
+def _beside(load: Callable[[str, int], Engine], file: str, threads: int) -> Future[Engine]:
     """What is loaded on a thread of its own. What that raises, is raised where the result is asked for."""
     pool = ThreadPoolExecutor(1)
     try:
-        return pool.submit(load, name, options)
+        return pool.submit(load, file, threads)
     finally:
         pool.shutdown(wait=False)

@@ -107,6 +107,7 @@ def why_not_cuda() -> str | None:
     except OSError:
         return "there is no NVIDIA driver"
     ort.set_default_logger_severity(4)
+    _let_memory_grow_as_asked()
     try:
         with redirect_stdout(StringIO()):
             with suppress(Exception):  # of what is missing the allocation tells
@@ -120,6 +121,13 @@ def why_not_cuda() -> str | None:
     finally:
         ort.set_default_logger_severity(2)
     return None
+
+
+def _let_memory_grow_as_asked() -> None:
+    """Of what is put on a device by itself, weights among it: by doubling, VGG16's would take twice their size."""
+    with suppress(AttributeError):  # another build of ONNX Runtime
+        state = ort.capi.onnxruntime_pybind11_state
+        state.set_arena_extend_strategy(state.ArenaExtendStrategy.kSameAsRequested)
 
 
 def _is_on(option: object) -> bool:

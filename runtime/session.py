@@ -22,6 +22,7 @@ from krypton_onnx.runtime.device_driver import DeviceDriver
 from krypton_onnx.runtime.driver import Driver, Resources
 from krypton_onnx.runtime.engine import workers_for
 from krypton_onnx.runtime.explain import explain, explain_progressively
+from krypton_onnx.runtime.lent_weights import LentWeights
 from krypton_onnx.runtime.memory import view_bytes
 from krypton_onnx.runtime.outputs import Regions, gathered_regions, no_answers, region_windows
 from krypton_onnx.runtime.providers import Provider, captures, chosen, in_tf32
@@ -43,7 +44,8 @@ class Session:
             the CPU's. On CUDA everything but the scores stays on the device. Of CUDA's options, ``enable_cuda_graph``
             captures runs and replays them, of models that were compiled for it, and ``use_tf32`` rounds operands to 10
             bits: answers are then not exact.
-        session_options: ONNX Runtime's options, used for all graphs. Batches then run one after another, each on as
+        session_options: ONNX Runtime's options, used for all graphs, each of which then has weights of its own on a
+            device. Batches then run one after another, each on as
             many threads as they say; side by side only if they give a run a single one, and `threads` is more.
         memory_budget: bytes that all but the weights may take at the peak, by which the batch size is chosen; None for
             no limit.
@@ -76,7 +78,10 @@ class Session:
         cores = given or (available_cores() if session_options is None else 1)
         self.providers = chosen(providers)
         workers = workers_for(cores, self.providers, session_options)
-        self._resources = Resources(self.providers, session_options, cores, workers, budget)
+        device = device_of(self.providers)
+        # Options say which weights a graph is lent, and the user's are for all of them.
+        lent = LentWeights(self.artifact, device) if device is not None and session_options is None else None
+        self._resources = Resources(self.providers, session_options, cores, workers, budget, lent)
         self._driver = _driver_for(self.providers)
         self.exact = self._driver(self.artifact.folder, EXACT_FILES, self.plan, self._resources)
         self.exact.open()

@@ -415,6 +415,23 @@ def test_an_unknown_device_is_refused(tmp_path: Any) -> None:
         kx.compile(tmp_path / "any.onnx", device=unknown)
 
 
+# -------------------------------------------------------------------------------------------------- weights
+
+
+@pytest.mark.usefixtures("on_device")
+def test_weights_are_lent_to_the_graphs(for_cuda: kx.Artifact, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And not read by them: what is lent decides."""
+    image = np.random.default_rng(0).standard_normal((3, 128, 128)).astype(np.float32)
+    right = kx.Session(for_cuda).materialize(image).outputs
+    read = np.fromfile
+    monkeypatch.setattr(np, "fromfile", lambda *given: read(*given) * 0)
+    wrong = kx.Session(for_cuda).materialize(image).outputs
+    own = kx.Session(for_cuda, session_options=ort.SessionOptions()).materialize(image).outputs
+    for name, values in right.items():
+        assert np.abs(wrong[name] - values).max() > 0.01 * np.abs(values).max()
+        np.testing.assert_allclose(own[name], values, rtol=1e-4, atol=1e-6)
+
+
 # --------------------------------------------------------------------------------------------- CUDA graphs
 
 

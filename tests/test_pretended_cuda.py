@@ -99,6 +99,27 @@ def test_what_is_captured_is_replayed(libraries: Path, artifact: kx.Artifact) ->
     assert second["to_device"] == batches + 1
 
 
+WEIGHTS = """
+import sys
+import krypton_onnx as kx
+sessions = [kx.Session(sys.argv[1])]
+held = [counts()["held"]]
+sessions[0].capped.open()
+held.append(counts()["held"])
+sessions.append(kx.Session(sys.argv[1], session_options=ort.SessionOptions()))
+held.append(counts()["held"])
+print(json.dumps(held))
+"""
+
+
+def test_all_graphs_share_one_copy_of_the_weights(libraries: Path, artifact: kx.Artifact) -> None:
+    size = (artifact.folder / "weights.bin").stat().st_size
+    first, capped, own = asked(libraries, WEIGHTS, artifact.folder)
+    assert size < first < 1.1 * size
+    assert capped < 1.01 * first
+    assert own > 2 * first  # with options of the user's, ONNX Runtime copies for every graph
+
+
 CROSSINGS = """
 import sys
 import numpy as np
