@@ -13,7 +13,7 @@ from krypton_onnx.plan import Plan
 from krypton_onnx.runtime.base import Outputs
 from krypton_onnx.runtime.engine import Array, Engine, quiet_options
 from krypton_onnx.runtime.outputs import ragged_names
-from krypton_onnx.runtime.providers import CPU, Provider, uncaptured
+from krypton_onnx.runtime.providers import CPU, Provider, in_full
 
 
 class Source:
@@ -32,7 +32,7 @@ class Source:
     def __init__(
         self, path: Path, plan: Plan, others: dict[str, Array], providers: Sequence[Provider] = (CPU,)
     ) -> None:
-        self._path, self._plan, self._others, self._providers = path, plan, others, uncaptured(providers)
+        self._path, self._plan, self._others, self._providers = path, plan, others, in_full(providers)
         self.optimised = Engine(path, self._providers)
         batch = self.optimised.shapes[plan.image.name][0]
         self._batch = batch if isinstance(batch, int) else 1

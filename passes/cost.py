@@ -95,6 +95,7 @@ class Costs:
         readings: every read through the overlay.
         machine: that it is predicted for.
         tail_batch: queries that share the reading of weights, where that is done apart.
+        index_apart: whether the index arithmetic runs beside it all.
     """
 
     net: Network
@@ -105,6 +106,7 @@ class Costs:
     readings: Sequence[Reading]
     machine: Machine = CPU
     tail_batch: int | None = None
+    index_apart: bool = False
 
     @cached_property
     def batch(self) -> int:
@@ -122,7 +124,7 @@ class Costs:
     def predict(self, batch: float) -> Prediction:
         """Predict what the mean query costs in batches of so many."""
         cost = self.machine
-        index_nodes = 0 if cost.index_apart else INDEX_NODES
+        index_nodes = 0 if self.index_apart else INDEX_NODES
         full = arithmetic = exact = 0.0
         parts: dict[tuple[tuple[int, int] | None, bool], tuple[list[str], list[float]]] = {}
         if self.windows:

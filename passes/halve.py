@@ -5,7 +5,8 @@ Before: ``image → Conv(w) → Relu → Softmax → y``. After::
     image ─ Cast ─ Conv(w in float16) ─ Relu ─ Cast ─ Softmax ─ y
 
 Convolutions, products and what stands between them are halved; sums over many cells, exponentials and all that is not
-known to bear it stay in float32, and so do the model's inputs and outputs.
+known to bear it stay in float32, and so do the model's inputs, its outputs and the nodes that make these, and what
+subgraphs read.
 """
 
 import numpy as np
@@ -13,6 +14,7 @@ import onnx_graphsurgeon as gs
 
 from krypton_onnx.passes import network
 from krypton_onnx.passes.network import Network, element_type, values
+from krypton_onnx.passes.regions import used_names
 
 # fmt: off
 HALVED = frozenset({
@@ -35,15 +37,14 @@ def halved(net: Network) -> Network:
         net: the normalized model, left as it is.
     """
     graph = net.graph.copy()
+    inner = {name for node in graph.nodes if network.has_subgraph(node) for name in used_names(node)}
+    kept = inner | {tensor.name for tensor in graph.outputs}
     writer = _Writer(graph)
     for node in list(graph.nodes):
-        kept = HALF if _bears_it(node) else FULL
-        for index, tensor in enumerate(node.inputs):
-            if tensor.dtype in (FULL, HALF) and not network.is_absent(tensor):
-                node.inputs[index] = writer.of_type(tensor, kept)
-        if kept == HALF:
-            for index, tensor in enumerate(node.outputs):
-                node.outputs[index] = writer.result(tensor)
+        if _bears_it(node) and kept.isdisjoint(tensor.name for tensor in node.outputs):
+            writer.halve(node)
+        else:
+            writer.restore(node)
     graph.cleanup(remove_unused_graph_inputs=False).toposort()
     return Network(graph, net.image, net.channels_last, net.notes)
 
@@ -60,33 +61,33 @@ def _bears_it(node: gs.Node) -> bool:
 class _Writer:
     def __init__(self, graph: gs.Graph) -> None:
         self._graph, self._names = graph, network.Names(graph)
-        self._outputs = {id(tensor) for tensor in graph.outputs}
-        self._cast: dict[tuple[int, np.dtype[np.generic]], gs.Tensor] = {}
+        self._halved: set[str] = set()
+        self._cast: dict[str, gs.Tensor] = {}
 
-    def of_type(self, tensor: gs.Tensor, dtype: np.dtype[np.generic]) -> gs.Tensor:
-        """The same numbers in this type."""
-        if tensor.dtype == dtype:
-            return tensor
-        if (id(tensor), dtype) not in self._cast:
+    def halve(self, node: gs.Node) -> None:
+        """Let a node compute in float16 what it computes in float32."""
+        for index, tensor in enumerate(node.inputs):
+            if tensor.dtype == FULL and not network.is_absent(tensor):
+                node.inputs[index] = self._in(HALF, tensor)
+        for tensor in node.outputs:
+            if tensor.dtype == FULL:
+                tensor.dtype = HALF
+                self._halved.add(tensor.name)
+
+    def restore(self, node: gs.Node) -> None:
+        """Let a node that stays in float32 read that."""
+        for index, tensor in enumerate(node.inputs):
+            if tensor.name in self._halved:
+                node.inputs[index] = self._in(FULL, tensor)
+
+    def _in(self, dtype: np.dtype[np.generic], tensor: gs.Tensor) -> gs.Tensor:
+        """The same numbers in this type, which is the other one."""
+        if tensor.name not in self._cast:
             name = self._names.fresh(f"{tensor.name}/{dtype}")
             array = values(tensor)
             made = gs.Variable(name, dtype) if array is None else network.constant(name, array.astype(dtype))
             if array is None:
-                self._append_cast(tensor, made)
-            self._cast[id(tensor), dtype] = made
-        return self._cast[id(tensor), dtype]
-
-    def result(self, tensor: gs.Variable) -> gs.Variable:
-        """What a node in float16 gives; an output of the model is a copy of it in float32."""
-        if tensor.dtype != FULL:
-            return tensor
-        if id(tensor) not in self._outputs:
-            tensor.dtype = HALF
-            return tensor
-        half = gs.Variable(self._names.fresh(f"{tensor.name}/{HALF}"), HALF)
-        self._append_cast(half, tensor)
-        return half
-
-    def _append_cast(self, tensor: gs.Tensor, result: gs.Variable) -> None:
-        attrs, name = {"to": element_type(result.dtype)}, f"{tensor.name}/as_{result.dtype}"
-        self._graph.nodes.append(gs.Node("Cast", name, attrs, [tensor], [result]))
+                attrs, cast = {"to": element_type(dtype)}, f"{tensor.name}/as_{dtype}"
+                self._graph.nodes.append(gs.Node("Cast", cast, attrs, [tensor], [made]))
+            self._cast[tensor.name] = made
+        return self._cast[tensor.name]

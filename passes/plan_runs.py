@@ -41,7 +41,9 @@ class Runs:
 
     def undivided(self) -> "Runs":
         """The same, but nothing runs apart."""
-        return replace(self, tail=None, index_apart=False, costs=replace(self.costs, tail_batch=None))
+        return replace(
+            self, tail=None, index_apart=False, costs=replace(self.costs, tail_batch=None, index_apart=False)
+        )
 
     def speedup(self, layout: Layout) -> float:
         """Predicted over full inference; of full inference what windows would give."""

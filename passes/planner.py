@@ -163,7 +163,8 @@ def _layout(
     cells = [rows * cols for rows, cols in sizes]
     on_rows = plan_rows(net, rules, window_of, viewed, cells, frozenset(regions.states), through)
     mean = {name: sizes[window] for name, window in window_of.items()}
-    costs = Costs(net, regions, _shares(regions, areas), mean, on_rows, readings, machine)
+    apart = machine.index_apart
+    costs = Costs(net, regions, _shares(regions, areas), mean, on_rows, readings, machine, index_apart=apart)
     return Layout(
         program=program,
         windows=tuple(replace(w, seconds=rounded(costs.cell_seconds(w.tensors))) for w in windows),

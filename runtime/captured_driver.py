@@ -2,13 +2,17 @@
 
 What has been captured reads and writes the very places that it did then. So there is one place for the views, into
 which those of another image are computed anew; for batches of the same extents there is one for what is sent and one
-for what comes back; and runs follow one another.
+for what comes back; and runs follow one another. ONNX Runtime keeps what a thread has captured for that thread, so that
+one thread does all of it, for all sessions.
 """
 
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
-from threading import Lock
+from typing import TypeVar
 
 from krypton_onnx.artifact import Files
 from krypton_onnx.errors import KryptonError
@@ -16,29 +20,37 @@ from krypton_onnx.plan import Plan
 from krypton_onnx.runtime.base import Base, Content, Outputs
 from krypton_onnx.runtime.batches import Batch
 from krypton_onnx.runtime.device_driver import DeviceDriver
-from krypton_onnx.runtime.driver import Driver, Resources
+from krypton_onnx.runtime.driver import Driver, Engines, Resources
 from krypton_onnx.runtime.engine import Array, Engine
+from krypton_onnx.runtime.failures import OutOfMemoryError
+from krypton_onnx.runtime.memory import waiting_bytes
 from krypton_onnx.runtime.outputs import Pick, source_of
 from krypton_onnx.runtime.providers import NOT_CAPTURED
 from krypton_onnx.runtime.resident import Device, Resident, can_hold
 
+Result = TypeVar("Result")
+
 MOST = 64
-"""Shapes of batches that are captured, each of which keeps memory; others run as without."""
-
-
-_TURN = Lock()
-"""While anything is captured, CUDA takes no other work of the process."""
+"""Shapes of batches of which runs stay captured; of more, those that ran last."""
 
 _NUMBERS = count()
 """Of all that is captured: two drivers can share a tail."""
+
+_THREAD = "krypton-onnx-cuda-graphs"
+_CAPTURING = ThreadPoolExecutor(1, thread_name_prefix=_THREAD)
 
 
 class CapturedDriver(DeviceDriver):
     """A `DeviceDriver` whose runs are captured once for each shape, and replayed.
 
+    While one captures, CUDA refuses much of what other threads of the process may do on the device, such as to
+    allocate: all that drivers of this kind do there, loading included, is done on one thread.
+
     Raises:
         KryptonError: as for `Driver`; and of a plan whose index is not apart, of which nothing can be captured.
     """
+
+    _number = NOT_CAPTURED
 
     def __init__(
         self, folder: Path, files: Files, plan: Plan, resources: Resources, like: Driver | None = None
@@ -49,8 +61,15 @@ class CapturedDriver(DeviceDriver):
                 "device='cuda', or leave out enable_cuda_graph."
             )
         super().__init__(folder, files, plan, resources, like)
-        self._runs: dict[object, _Run] = {}  # by all that a run is captured for
+        self._base_run: _Run | None = None
+        self._runs: dict[object, _Run] = {}  # of queries, by their keys, the last ones last
         self._laid: Base | None = None  # whose views lie in their places
+
+    def _opened(self) -> Engines:
+        engines = _alone(super()._opened)
+        if engines.tail is not None:
+            engines.tail.result()  # loads on a thread of its own
+        return engines
 
     def _views(self, engine: Engine, feed: Mapping[str, Array]) -> Mapping[str, Resident]:
         return {}  # computed when they are read
@@ -58,21 +77,42 @@ class CapturedDriver(DeviceDriver):
     def _returned(
         self, base: Base, batches: Sequence[Batch], content: Content, wanted: Mapping[str, str | Pick]
     ) -> list[Outputs]:
-        with _TURN:
+        self.open()
+        return _alone(lambda: self._captured(base, batches, content, wanted))
+
+    def _captured(
+        self, base: Base, batches: Sequence[Batch], content: Content, wanted: Mapping[str, str | Pick]
+    ) -> list[Outputs]:
+        try:
             views = self._laid_out(base)
+            if not self._is_known(wanted):
+                return super()._returned(replace(base, views=views), batches, content, wanted)
             return [self._replayed(base, batch, content(batch.queries), wanted, views) for batch in batches]
+        except OutOfMemoryError:
+            self._forget(0)
+            self._forget_base()
+            raise
+
+    def _is_known(self, wanted: Mapping[str, str | Pick]) -> bool:
+        """Whether the extents of all outputs are known beforehand, without which there is no place for them."""
+        engines = self.open()
+        known = engines.incremental.results | (engines.tail.result().results if engines.tail is not None else {})
+        return all(_known_shape(known[source_of(one)], 1) is not None for one in wanted.values())
 
     def _laid_out(self, base: Base) -> dict[str, Resident]:
         """The views of a base, in their places."""
         feed, engine = {self.plan.image.name: base.image[None], **base.inputs}, self.open().base
-        run = self._run_for(engine, feed, {}, engine.outputs, queries=1)
+        key = self._key(engine, feed, {}, engine.outputs, 1)
+        if self._base_run is None or self._base_run.key != key:
+            self._forget_base()
+            self._base_run = _Run(key, engine, self._device, {}, engine.outputs, 1)
         if self._laid is not base:
             self._laid = None
-            run(feed)
+            self._base_run(feed)
             self._laid = base
         return {
             view.name: place.reshaped((view.rows * view.cols, view.channels))
-            for view, place in zip(self.plan.views, run.results.values(), strict=True)
+            for view, place in zip(self.plan.views, self._base_run.results.values(), strict=True)
         }
 
     def _replayed(
@@ -90,81 +130,123 @@ class CapturedDriver(DeviceDriver):
         between = tail.inputs if tail is not None and late else ()
         early = dict.fromkeys([*between, *(source for source in sources.values() if source not in late)])
         told = self._told(base, batch, content)
-        found = self._run_for(engines.incremental, told, views, tuple(early), queries)(told)
+        found = self._ran(engines.incremental, told, views, tuple(early), queries)
         if engines.tail is not None and late:
             handed = {name: found[name] for name in between}
-            found |= self._run_for(engines.tail.result(), {}, handed, tuple(late), queries)({})
+            found |= self._ran(engines.tail.result(), {}, handed, tuple(late), queries)
         return {name: self._brought(found[sources[name]], one) for name, one in wanted.items()}
 
-    def _run_for(
+    def _ran(
         self,
         engine: Engine,
         told: Mapping[str, Array],
         fixed: Mapping[str, Resident],
         names: tuple[str, ...],
         queries: int,
-    ) -> "_Run":
-        """The run that was captured for the same, or is when it first runs."""
+    ) -> dict[str, Resident]:
+        """What a run gives, in its places, which was captured for the same before, or is now."""
+        key = self._key(engine, told, fixed, names, queries)
+        run = self._runs.pop(key, None) or _Run(key, engine, self._device, fixed, names, queries)
+        found = run(told)
+        self._runs[key] = run
+        self._forget(MOST)
+        return found
+
+    def _key(
+        self,
+        engine: Engine,
+        told: Mapping[str, Array],
+        fixed: Mapping[str, Resident],
+        names: tuple[str, ...],
+        queries: int,
+    ) -> tuple[object, ...]:
+        """All that a run is captured for."""
         there = engine.inputs_on(self._device)
-        key = (
-            id(engine),
-            names,
-            queries,
-            # extents that the host knows are captured as they are
-            *((name, array.shape, None if name in there else array.tobytes()) for name, array in told.items()),
-        )
-        if key not in self._runs:
-            number = next(_NUMBERS) if len(self._runs) < MOST else NOT_CAPTURED
-            run = _Run(engine, self._device, told, fixed, names, queries, number)
-            if number == NOT_CAPTURED:
-                return run
-            self._runs[key] = run
-        return self._runs[key]
+        # Extents that the host knows are captured as they are.
+        sent = ((name, array.shape, None if name in there else array.tobytes()) for name, array in told.items())
+        return (id(engine), names, queries, *sent, *(place.pointer for place in fixed.values()))
+
+    def _forget_base(self) -> None:
+        if self._base_run is not None:
+            self._base_run.forget()
+        self._base_run = self._laid = None
+
+    def _forget(self, most: int) -> None:
+        """Keep of what is captured the last ones: so many, whose places fit into what may wait of the budget."""
+        room, kept = waiting_bytes(self._resources.budget), 0
+        for number, (key, run) in enumerate(reversed(list(self._runs.items()))):
+            kept += run.nbytes
+            if number >= most or (kept > room and number > 0):
+                self._runs.pop(key).forget()
 
 
 class _Run:
-    """A graph with places for what goes in and what comes out, of which a number names what is captured.
+    """A graph with places for what goes in and what comes out, which is captured when it first runs.
 
     Args:
+        key: all that it is captured for.
         engine: of the graph.
         device: where it runs.
-        told: what differs from run to run, as it is once.
         fixed: what lies in its place already.
-        names: of the outputs.
+        names: of the outputs, whose extents are known.
         queries: of a batch.
-        number: of what is captured.
+
+    Attributes:
+        key: as given.
+        results: places of the outputs.
     """
 
     def __init__(
         self,
+        key: tuple[object, ...],
         engine: Engine,
         device: Device,
-        told: Mapping[str, Array],
         fixed: Mapping[str, Resident],
         names: Sequence[str],
         queries: int,
-        number: int,
     ) -> None:
-        self._engine, self._device, self._fixed, self._number = engine, device, fixed, number
-        there = engine.inputs_on(device)
-        self._sent = device.put_together({name: array for name, array in told.items() if name in there})
-        self.results = {name: device.empty(*_known(engine, name, queries)) for name in names}
+        self.key = key
+        self._engine, self._device, self._fixed, self._number = engine, device, fixed, next(_NUMBERS)
+        self._sent: dict[str, Resident] | None = None
+        self.results = {name: _place(device, engine, name, queries) for name in names}
+
+    @property
+    def nbytes(self) -> int:
+        """Of all places."""
+        return sum(place.nbytes for place in (*self.results.values(), *(self._sent or {}).values()))
 
     def __call__(self, told: Mapping[str, Array]) -> dict[str, Resident]:
-        """Run, or replay what was captured."""
-        self._device.refill(self._sent, told)
+        """Capture and run, or replay what was captured."""
+        if self._sent is None:
+            there = self._engine.inputs_on(self._device)
+            self._sent = self._device.put_together({name: told[name] for name in told if name in there})
+        else:
+            self._device.refill(self._sent, told)
         feed: dict[str, Array | Resident] = {**told, **self._sent, **self._fixed}
         return self._engine.run_on(self._device, feed, self.results, self._number)
 
+    def forget(self) -> None:
+        """Let go what was captured."""
+        self._engine.forget(self._number)
 
-def _known(engine: Engine, name: str, queries: int) -> tuple[tuple[int, ...], str]:
-    """Extents and numpy's type of an output."""
-    extents, dtype = engine.results[name]
-    shape = [queries if extent == "Q" else extent for extent in extents]
-    known = tuple(extent for extent in shape if isinstance(extent, int))
-    if not can_hold(dtype) or len(known) < len(shape):
-        raise KryptonError(
-            f"CUDA graphs cannot be captured of this model, because nothing tells beforehand how large its output "
-            f"'{name}' is: leave out enable_cuda_graph."
-        )
-    return known, dtype
+
+def _place(device: Device, engine: Engine, name: str, queries: int) -> Resident:
+    shape = _known_shape(engine.results[name], queries)
+    assert shape is not None, "outputs of unknown extents are not captured"
+    return device.empty(shape, engine.results[name][1])
+
+
+def _known_shape(result: tuple[Sequence[int | str | None], str], queries: int) -> tuple[int, ...] | None:
+    """Extents of an output; None if nothing tells them beforehand."""
+    extents, dtype = result
+    known = tuple(
+        queries if extent == "Q" else extent for extent in extents if isinstance(extent, int) or extent == "Q"
+    )
+    return known if can_hold(dtype) and len(known) == len(extents) else None  # type: ignore[return-value]
+
+
+def _alone(work: Callable[[], Result]) -> Result:
+    """Do something on the thread that captures."""
+    if threading.current_thread().name.startswith(_THREAD):
+        return work()
+    return _CAPTURING.submit(work).result()

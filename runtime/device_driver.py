@@ -30,6 +30,8 @@ from krypton_onnx.runtime.resident import FLOAT32, Device, Resident, can_hold, d
 class DeviceDriver(Driver):
     """A `Driver` whose views, queries and outputs live on the device of its first provider."""
 
+    _number: int | None = None  # of what a run captures, see `Engine.run_on`
+
     @property
     def _device(self) -> Device:
         device = device_of(self._resources.providers)
@@ -149,9 +151,10 @@ class DeviceDriver(Driver):
         early = {name: place for name, place in places.items() if name not in late}
         between = tail.inputs if tail is not None and late else ()
         early = {**dict.fromkeys(between), **early}  # what goes into the tail may be an output, too
-        found = engines.incremental.run_on(self._device, {**sent, **base.views}, early)
+        found = engines.incremental.run_on(self._device, {**sent, **base.views}, early, self._number)
         if engines.tail is not None and late:
-            found |= engines.tail.result().run_on(self._device, {name: found[name] for name in between}, late)
+            handed = {name: found[name] for name in between}
+            found |= engines.tail.result().run_on(self._device, handed, late, self._number)
         return found
 
     def _fetched(self, values: Resident, name: str) -> Output:

@@ -48,7 +48,7 @@ class Resources:
 
 
 @dataclass(frozen=True, slots=True)
-class _Engines:
+class Engines:
     """The loaded graphs; see `Files`. The tail, whose weights are many, loads on while the first batches run."""
 
     ranges: Engine | None
@@ -81,10 +81,10 @@ class Driver:
         self._workers = resources.workers
         self._ways = lru_cache(maxsize=16)(partial(self._way, plan, resources.budget, resources.workers))
         self._way(plan, resources.budget, 1, plan.patch, plan.tau)  # refuse too small a budget before any work
-        self._engines: _Engines | None = None
+        self._engines: Engines | None = None
         self._opening = Lock()
 
-    def open(self) -> "_Engines":
+    def open(self) -> Engines:
         """Load the graphs, if they are not loaded yet; the tail goes on loading.
 
         Raises:
@@ -95,11 +95,11 @@ class Driver:
                 self._engines = self._opened()
             return self._engines
 
-    def _opened(self) -> "_Engines":
+    def _opened(self) -> Engines:
         files, every = self._files, self._resources.cores
         own = every // self._resources.workers
         host = (CPU,), quiet_options(own)
-        return _Engines(
+        return Engines(
             ranges=None if files.ranges is None else self._engine(files.ranges, every),
             base=self._engine(files.base, every),
             index=Engine(self._folder / files.index, *host) if self.plan.index_apart else None,

@@ -1,6 +1,7 @@
 """The ONNX Runtime sessions of an artifact, and what is known of their errors."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -95,6 +96,11 @@ class Engine:
         except Exception as error:  # as above
             raise failure(error) from error
         return results
+
+    def forget(self, captured: int) -> None:
+        """Let go a CUDA graph, if that was captured; see `run_on`."""
+        with suppress(Exception):  # ONNX Runtime's; it was not
+            self._session.release_captured_graph(captured)
 
     def run_on(
         self,

@@ -25,6 +25,7 @@ from krypton_onnx.runtime.approximate.refinement import (
     until_spent,
 )
 from krypton_onnx.runtime.base import Base
+from krypton_onnx.runtime.providers import name_of
 from krypton_onnx.runtime.questions import Question
 from krypton_onnx.runtime.survey import Level, Progress, Survey
 
@@ -130,6 +131,7 @@ def _record(session: "Session", survey: Survey, mode: Mode, draft: Draft, second
     return {
         "mode": "exact" if isinstance(mode, Exact) else "approximate",
         "precision": session.precision,
+        "providers": [name_of(provider) for provider in session.providers],
         **({} if error is None else {"precision_error": error}),
         "model": {"file": plan.source.file, "sha256": plan.source.sha256},
         "image_sha256": hashlib.sha256(survey.base.image.tobytes()).hexdigest(),

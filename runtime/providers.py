@@ -30,6 +30,9 @@ CUDA_OPTIONS = {
 CAPTURE = "enable_cuda_graph"
 """The option by which CUDA's provider captures what it runs."""
 
+TF32 = "use_tf32"
+"""The option by which it rounds operands to 10 bits."""
+
 NOT_CAPTURED = -1
 """Number of a run that is neither captured nor replayed."""
 
@@ -82,15 +85,17 @@ def captures(providers: Sequence[Provider]) -> bool:
 
 def in_tf32(providers: Sequence[Provider]) -> bool:
     """Whether CUDA rounds the operands of convolutions and products to 10 bits."""
-    return any(name_of(one) == CUDA and _is_on(options_of(one).get("use_tf32")) for one in providers)
+    return name_of(providers[0]) == CUDA and _is_on(options_of(providers[0]).get(TF32))
 
 
 def uncaptured(providers: Sequence[Provider]) -> list[Provider]:
     """The same, but none is to capture: what is captured is bound to places, which few runs keep."""
-    return [
-        one if isinstance(one, str) else (one[0], {key: value for key, value in one[1].items() if key != CAPTURE})
-        for one in providers
-    ]
+    return [_without(one, CAPTURE) for one in providers]
+
+
+def in_full(providers: Sequence[Provider]) -> list[Provider]:
+    """The same, but CUDA is neither to capture nor to round: as a model is run that others are compared with."""
+    return [_with_defaults(_without(_without(one, CAPTURE), TF32)) for one in providers]
 
 
 @cache
@@ -98,7 +103,7 @@ def why_not_cuda() -> str | None:
     """Why no graph can run on CUDA in this process; None if it can. Prints nothing, whatever fails.
 
     Asks once: for a provider, a driver, the libraries, and a few bytes on the device. Where there is a driver, ONNX
-    Runtime's default logger says only warnings and worse from then on.
+    Runtime's default logger says only errors and worse from then on.
     """
     if CUDA not in ort.get_available_providers():
         return "this build of ONNX Runtime has no CUDA provider; install onnxruntime-gpu"
@@ -119,7 +124,7 @@ def why_not_cuda() -> str | None:
             return f"a library is missing ({missing}); the extra 'cuda' of krypton-onnx brings those that it needs"
         return f"ONNX Runtime cannot use the device ({' '.join(str(error).split())[-200:]})"
     finally:
-        ort.set_default_logger_severity(2)
+        ort.set_default_logger_severity(3)  # it would warn, for every session, of what only plugins need
     return None
 
 
@@ -128,6 +133,12 @@ def _let_memory_grow_as_asked() -> None:
     with suppress(AttributeError):  # another build of ONNX Runtime
         state = ort.capi.onnxruntime_pybind11_state
         state.set_arena_extend_strategy(state.ArenaExtendStrategy.kSameAsRequested)
+
+
+def _without(provider: Provider, option: str) -> Provider:
+    if isinstance(provider, str):
+        return provider
+    return provider[0], {key: value for key, value in provider[1].items() if key != option}
 
 
 def _is_on(option: object) -> bool:

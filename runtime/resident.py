@@ -62,13 +62,14 @@ class Device:
         whole = self.put(_piece(arrays))
         return {
             name: replace(whole, shape=array.shape, element=_ELEMENTS[array.dtype.name], offset=offset)
-            for (name, array), offset in zip(arrays.items(), _offsets(arrays), strict=False)
+            for (name, array), offset in zip(arrays.items(), _offsets(arrays)[:-1], strict=True)
         }
 
     def refill(self, together: "Mapping[str, Resident]", arrays: Mapping[str, NDArray[np.generic]]) -> None:
         """Put other numbers into the place of what `put_together` has put there, by the same names."""
-        for resident in list(together.values())[:1]:  # the memory is that of all
-            _update(resident.value, _piece({name: arrays[name] for name in together}))
+        if together:
+            whole = next(iter(together.values())).value
+            _update(whole, _piece({name: arrays[name] for name in together}))
 
     def empty(self, shape: Shape, dtype: str) -> "Resident":
         """Memory for an array of this shape and, by numpy's name, type."""
@@ -102,6 +103,11 @@ class Resident:
         """Address on the device."""
         return int(self.value.data_ptr()) + self.offset
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes that it takes."""
+        return math.prod(self.shape) * _SIZES[self.element]
+
     def rows(self, first: int, stop: int) -> "Resident":
         """Rows of it, in the same memory."""
         row = math.prod(self.shape[1:]) * _SIZES[self.element]
@@ -119,6 +125,8 @@ class Resident:
             raise failure(error) from error
         if self.element not in _SIZES:  # strings
             return whole
+        if self.value.device_name() == "cpu":  # whose memory ONNX Runtime does not copy
+            whole = whole.copy()
         start = self.offset // _SIZES[self.element]
         return whole.reshape(-1)[start : start + math.prod(self.shape)].reshape(self.shape)
 
@@ -131,7 +139,7 @@ def _update(value: ort.OrtValue, array: NDArray[np.generic]) -> None:
 
 
 def _offsets(arrays: Mapping[str, NDArray[np.generic]]) -> list[int]:
-    """Where each begins in one piece of memory, and where that ends."""
+    """Where each begins in one piece of memory; and, last, where that ends."""
     sizes = (-(-array.nbytes // _ALIGNMENT) * _ALIGNMENT for array in arrays.values())
     return list(accumulate(sizes, initial=0))
 

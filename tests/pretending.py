@@ -26,9 +26,9 @@ import onnxruntime as ort
 ort.set_default_logger_severity(4)
 _library = ctypes.CDLL("libcudart.so.13")
 def counts():
-    found = (ctypes.c_long * 7)()
+    found = (ctypes.c_long * 8)()
     _library.pretended_counts(found)
-    return dict(zip(("launches", "to_device", "to_host", "held", "peak", "captures", "replays"), found))
+    return dict(zip(("launches", "to_device", "to_host", "held", "peak", "captures", "replays", "refused"), found))
 reset = _library.pretended_reset
 """
 

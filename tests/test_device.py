@@ -238,12 +238,12 @@ def small(on_device: None, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     sizes: list[int] = []
     run_on = Engine.run_on
 
-    def cramped(engine: Engine, device: Device, feed: Any, results: Any) -> Any:
+    def cramped(engine: Engine, device: Device, feed: Any, results: Any, number: int | None = None) -> Any:
         if "origins" in feed:
             sizes.append(feed["origins"].shape[0])
             if sizes[-1] > 7:
                 raise OutOfMemoryError("There is no memory for this.")
-        return run_on(engine, device, feed, results)
+        return run_on(engine, device, feed, results, number)
 
     monkeypatch.setattr(Engine, "run_on", cramped)
     return sizes
@@ -480,15 +480,107 @@ def grid(stride: int) -> np.ndarray:
     return np.stack(np.meshgrid(along, along, indexing="ij"), axis=-1).reshape(-1, 2)
 
 
-def test_shapes_beyond_the_most_are_not_captured(for_cuda: kx.Artifact, request: pytest.FixtureRequest) -> None:
+def test_a_shape_is_replayed_within_a_question(for_cuda: kx.Artifact, request: pytest.FixtureRequest) -> None:
+    """What is fetched stays what it was."""
+    image, rng = np.random.default_rng(0).standard_normal((3, 128, 128)).astype(np.float32), np.random.default_rng(1)
+    origins, content = np.full((1200, 2), 40), rng.standard_normal((1200, 3, 4, 4)).astype(np.float32)
+    expected = kx.Session(for_cuda, [CPU]).infer(image, origins, content)
+    ran = request.getfixturevalue("captured")
+    there = kx.Session(for_cuda)
+    same(there.infer(image, origins, content), expected)
+    assert max(ran.values()) > 1
+
+
+def test_of_more_shapes_the_last_stay_captured(
+    for_cuda: kx.Artifact, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
     image = np.random.default_rng(0).standard_normal((3, 128, 128)).astype(np.float32)
     expected = kx.Session(for_cuda, [CPU]).infer(image, grid(4), np.ones((3, 16, 16)))
-    ran = request.getfixturevalue("captured")
+    ran, forgotten = request.getfixturevalue("captured"), []
+    monkeypatch.setattr(captured_driver, "MOST", 1)
+    monkeypatch.setattr(Engine, "forget", lambda _, number: forgotten.append(number))
+    there = kx.Session(for_cuda)
+    same(there.infer(image, grid(4), np.ones((3, 16, 16))), expected)
+    _, *shapes = sorted(ran)  # and the base run
+    assert len(shapes) > 1
+    assert forgotten == shapes[:-1]
+
+
+@pytest.mark.usefixtures("captured")
+def test_places_of_what_is_captured_are_part_of_a_budget(
+    for_cuda: kx.Artifact, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(captured_driver, "waiting_bytes", lambda _: 8_000_000)
+    there = kx.Session(for_cuda)
+    base = there.materialize(np.zeros((3, 128, 128), np.float32))
+    for side in range(2, 30, 2):
+        there.infer(base, grid(8)[:100] // 2, np.ones((100, 3, side, side)))
+    assert isinstance(there.exact, CapturedDriver)
+    runs = list(there.exact._runs.values())
+    assert 1 < len(runs) < 14
+    assert 0 < sum(run.nbytes for run in runs) <= 8_000_000
+
+
+def test_without_room_nothing_stays_captured(for_cuda: kx.Artifact, request: pytest.FixtureRequest) -> None:
+    image = np.random.default_rng(0).standard_normal((2, 3, 128, 128)).astype(np.float32)
+    here = kx.Session(for_cuda, [CPU])
+    expected = [here.infer(one, grid(8), np.ones((3, 16, 16))) for one in image]
+    request.getfixturevalue("captured")
+    there = kx.Session(for_cuda)
+    bases = [there.materialize(one) for one in image]
+    same(there.infer(bases[0], grid(8), np.ones((3, 16, 16))), expected[0])
+    run_on, failed = Engine.run_on, []
+
+    def full(engine: Engine, device: Device, feed: Any, results: Any, number: int | None = None) -> Any:
+        if engine is there.exact.open().base and not failed:
+            failed.append(number)
+            raise OutOfMemoryError("There is no memory for this.")
+        return run_on(engine, device, feed, results, number)
+
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(captured_driver, "MOST", 2)
-        same(kx.Session(for_cuda).infer(image, grid(4), np.ones((3, 16, 16))), expected)
-    assert len(ran) == 3
-    assert ran[NOT_CAPTURED] >= 1
+        patch.setattr(Engine, "run_on", full)
+        same(there.infer(bases[1], grid(8), np.ones((3, 16, 16))), expected[1])
+        same(there.infer(bases[0], grid(8), np.ones((3, 16, 16))), expected[0])
+    assert failed
+
+
+def test_outputs_of_unknown_extents_run_uncaptured(tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    nodes = [
+        node("Conv", ["image", "w1"], ["r"], pads=[1, 1, 1, 1]),
+        node("Relu", ["r"], ["maps"]),
+        *average("maps", "flat"),
+        node("Gemm", ["flat", "w2"], ["y"]),
+        node("NonZero", ["flat"], ["where"]),
+    ]
+    model = small_net(nodes, {"w1": normal(4, 3, 3, 3), "w2": normal(4, 5)}, inputs={"image": [1, 3, 24, 24]})
+    model.graph.output.extend(
+        [
+            helper.make_tensor_value_info("where", onnx.TensorProto.INT64, [2, None]),
+            helper.make_tensor_value_info("maps", onnx.TensorProto.FLOAT, [1, 4, 24, 24]),
+        ]
+    )
+    del model.graph.output[0]
+    model.graph.output.append(helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [1, 5]))
+    onnx.save(model, tmp_path / "net.onnx")
+    made = kx.compile(tmp_path / "net.onnx", patch=4, device="cuda", verify=False)
+    image = np.random.default_rng(0).standard_normal((3, 24, 24)).astype(np.float32)
+    asked = ([[0, 0], [5, 7]], np.ones((3, 4, 4)))
+    here = kx.Session(made, [CPU])
+    windows: Any = here.infer(image, *asked, regions=True)
+    expected = here.infer(image, *asked)
+    scores = here.explain(image, 3, output="y", patch=4, progress=False).scores
+    ran = request.getfixturevalue("captured")
+    there = kx.Session(made)
+    regions: Any = there.infer(image, *asked, regions=True)
+    found = there.infer(image, *asked)
+    assert set(ran) > {NOT_CAPTURED}
+    for one, other in zip(found.pop("where"), expected.pop("where"), strict=True):
+        np.testing.assert_array_equal(one, other)
+    same(found, expected)
+    maps, theirs = regions["maps"], windows["maps"]
+    for query in range(2):
+        np.testing.assert_allclose(maps.windows[query], theirs.windows[query], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(there.explain(image, 3, output="y", patch=4, progress=False).scores, scores, rtol=1e-4)
 
 
 def test_a_tail_is_captured_for_every_number_of_queries(tmp_path: Path, image: np.ndarray, request: Any) -> None:
@@ -522,22 +614,9 @@ def test_approximate_heatmaps_are_captured_too(for_cuda: kx.Artifact, request: p
 
 
 @pytest.mark.usefixtures("captured")
-def test_what_cannot_be_captured_is_told(artifact: kx.Artifact, tmp_path: Path) -> None:
+def test_what_cannot_be_captured_is_told(artifact: kx.Artifact) -> None:
     with pytest.raises(kx.KryptonError, match="compile the model again with device='cuda', or leave out enable_cuda_"):
         kx.Session(artifact)
-    nodes = [
-        node("Conv", ["image", "w1"], ["r"], pads=[1, 1, 1, 1]),
-        *average("r", "flat"),
-        node("NonZero", ["flat"], ["y"]),
-    ]
-    model = small_net(nodes, {"w1": normal(4, 3, 3, 3)}, inputs={"image": [1, 3, 24, 24]})
-    output = helper.make_tensor_value_info("y", onnx.TensorProto.INT64, [2, None])
-    del model.graph.output[:]
-    model.graph.output.append(output)
-    onnx.save(model, tmp_path / "net.onnx")
-    ragged = kx.Session(kx.compile(tmp_path / "net.onnx", patch=4, device="cuda", verify=False))
-    with pytest.raises(kx.KryptonError, match="nothing tells beforehand how large its output 'y' is"):
-        ragged.infer(np.zeros((3, 24, 24)), [[0, 0]], np.ones((3, 4, 4)))
 
 
 # ------------------------------------------------------------------------------------------------- on CUDA

@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 import pytest
 from click.testing import CliRunner
-from onnx import helper
+from onnx import helper, numpy_helper
 from twin import average, normal, small_net
 
 import krypton_onnx as kx
@@ -17,7 +17,7 @@ from krypton_onnx.cli import main
 from krypton_onnx.cli.options import device
 from krypton_onnx.models.digits import digit_scene
 from krypton_onnx.passes.halve import HALVED
-from krypton_onnx.runtime.providers import CPU, CUDA, in_tf32
+from krypton_onnx.runtime.providers import CPU, CUDA, in_full, in_tf32
 
 node = helper.make_node
 FILES = resources.files("krypton_onnx.models")
@@ -126,7 +126,8 @@ def test_constants_beyond_float16_stay_in_float32(tmp_path: Path) -> None:
     nodes = [
         node("Mul", ["image", "large"], ["l"]),
         node("Mul", ["l", "small"], ["n"]),
-        node("Conv", ["n", "w"], ["y"]),
+        node("Conv", ["n", "w"], ["c"]),
+        node("Relu", ["c"], ["y"]),
     ]
     weights = {"large": np.full((1, 3, 1, 1), 1e6, np.float32), "small": np.full((1, 3, 1, 1), 1e-6, np.float32)}
     model = small_net(nodes, {**weights, "w": normal(4, 3, 3, 3)}, inputs={"image": [1, 3, 16, 16]})
@@ -136,8 +137,57 @@ def test_constants_beyond_float16_stay_in_float32(tmp_path: Path) -> None:
     assert onnx.TensorProto.FLOAT in computed["Mul"]
 
 
+def test_what_makes_an_output_stays_in_float32(made: kx.Artifact, tmp_path: Path) -> None:
+    """So that a large bias costs nothing of what queries change."""
+    assert types(made)["Gemm"] == {onnx.TensorProto.FLOAT}
+    model = net()
+    model.graph.initializer.append(numpy_helper.from_array(np.full(5, 1000, np.float32), "bias"))
+    model.graph.node[-1].input.append("bias")
+    onnx.save(model, tmp_path / "net.onnx")
+    error = kx.compile(tmp_path / "net.onnx", patch=4, precision="float16").plan.precision_error
+    assert error is not None
+    assert error < 0.02
+
+
+def test_models_in_several_types(tmp_path: Path) -> None:
+    """What is float16 or float64 already stays so, and what a branch reads stays as it is."""
+    branch = [helper.make_node("Relu", ["c"], ["inner"])]
+    inner = helper.make_tensor_value_info("inner", onnx.TensorProto.FLOAT, [1, 4, 16, 16])
+    nodes = [
+        node("Conv", ["image", "w1"], ["c"], pads=[1, 1, 1, 1]),
+        node(
+            "If",
+            ["always"],
+            ["i"],
+            then_branch=helper.make_graph(branch, "then", [], [inner]),
+            else_branch=helper.make_graph(branch, "else", [], [inner]),
+        ),
+        node("Cast", ["i"], ["h"], to=onnx.TensorProto.FLOAT16),
+        node("Add", ["h", "half"], ["a"]),
+        node("Cast", ["a"], ["f"], to=onnx.TensorProto.FLOAT),
+        node("Conv", ["f", "w2"], ["d"], pads=[1, 1, 1, 1]),
+        node("Cast", ["d"], ["wide"], to=onnx.TensorProto.DOUBLE),
+        node("Mul", ["wide", "two"], ["e"]),
+        node("Cast", ["e"], ["g"], to=onnx.TensorProto.FLOAT),
+        *average("g", "y"),
+    ]
+    weights = {
+        "always": np.array(True),
+        "w1": normal(4, 3, 3, 3),
+        "half": np.ones((1, 4, 1, 1), np.float16),
+        "w2": normal(4, 4, 3, 3),
+        "two": np.array(2.0),
+    }
+    model = small_net(nodes, weights, inputs={"image": [1, 3, 16, 16]})
+    onnx.save(model, tmp_path / "net.onnx")
+    made = kx.compile(tmp_path / "net.onnx", patch=4, precision="float16")
+    assert made.plan.precision_error is not None
+    assert made.plan.precision_error < 0.05
+
+
 def test_only_what_bears_it_is_halved() -> None:
-    assert HALVED.isdisjoint({"Softmax", "Exp", "Log", "ReduceMean", "GlobalAveragePool", "LayerNormalization", "Pow"})
+    assert HALVED.isdisjoint({"Softmax", "Exp", "Log", "Pow", "Div", "Erf", "Sum", "ReduceSum", "ReduceMean", "CumSum"})
+    assert HALVED.isdisjoint({"GlobalAveragePool", "LayerNormalization", "InstanceNormalization", "BatchNormalization"})
 
 
 def test_an_unknown_precision_is_refused(tmp_path: Path) -> None:
@@ -176,3 +226,14 @@ def test_a_session_says_tf32(made: kx.Artifact, monkeypatch: pytest.MonkeyPatch)
     for session in (exact, half):
         session.providers = ((CUDA, {"use_tf32": 1}), CPU)
     assert (exact.precision, half.precision) == ("tf32", "float16")
+    assert exact.explain(np.zeros((3, 24, 24)), patch=4, progress=False).record["precision"] == "tf32"
+    exact.providers = (CPU, (CUDA, {"use_tf32": 1}))
+    assert exact.precision == "float32"
+
+
+def test_what_models_are_compared_with_runs_in_full() -> None:
+    asked: list[Any] = [(CUDA, {"device_id": 1, "use_tf32": "1", "enable_cuda_graph": "1"}), CPU]
+    ((name, options), behind) = in_full(asked)
+    assert (name, behind, options["device_id"]) == (CUDA, CPU, 1)
+    assert options["use_tf32"] == "0"
+    assert "enable_cuda_graph" not in options

@@ -8,7 +8,8 @@ typedef struct { unsigned x, y, z; } dim3;
 enum { OK, OUT_OF_MEMORY = 2 };
 enum { TO_DEVICE = 1, TO_HOST = 2 };
 
-static struct { long launches, to_device, to_host, held, peak, captures, replays; } counts;
+static struct { long launches, to_device, to_host, held, peak, captures, replays, refused; } counts;
+static int capturing;
 
 void pretended_counts(long *found) { memcpy(found, &counts, sizeof counts); }
 void pretended_reset(void) {
@@ -60,6 +61,7 @@ int cudaRuntimeGetVersion(int *found) { *found = 13000; return OK; }
 /* ------------------------------------------------------------------------------------------------------ memory */
 
 int cudaMalloc(void **found, size_t size) {
+    counts.refused += capturing; /* as all that waits for the device, while a stream is captured */
     *found = aligned_alloc(256, (size + 511) / 256 * 256);
     if (!*found) return OUT_OF_MEMORY;
     counts.held += malloc_usable_size(*found);
@@ -79,13 +81,17 @@ int cudaFreeAsync(void *memory, void *stream) { return cudaFree(memory); }
 int cudaMemPoolCreate(void **found, const void *properties) { *found = &counts; return OK; }
 int cudaMemGetInfo(size_t *free_, size_t *all) { *free_ = *all = 64ul << 30; return OK; }
 
-int cudaMemcpy(void *to, const void *from, size_t size, int way) {
+static int copy(void *to, const void *from, size_t size, int way) {
     counts.to_device += way == TO_DEVICE, counts.to_host += way == TO_HOST;
     memcpy(to, from, size);
     return OK;
 }
+int cudaMemcpy(void *to, const void *from, size_t size, int way) {
+    counts.refused += capturing;
+    return copy(to, from, size, way);
+}
 int cudaMemcpyAsync(void *to, const void *from, size_t size, int way, void *stream) {
-    return cudaMemcpy(to, from, size, way);
+    return copy(to, from, size, way);
 }
 int cudaMemset(void *memory, int value, size_t size) { memset(memory, value, size); return OK; }
 int cudaMemsetAsync(void *memory, int value, size_t size, void *stream) { return cudaMemset(memory, value, size); }
@@ -121,7 +127,11 @@ int __cudaPopCallConfiguration(dim3 *grid, dim3 *block, size_t *shared, void **s
     return OK;
 }
 
-int cudaStreamEndCapture(void *stream, void **found) { counts.captures++, *found = handle; return OK; }
+int cudaStreamBeginCapture(void *stream, int mode) { capturing = 1; return OK; }
+int cudaStreamEndCapture(void *stream, void **found) {
+    capturing = 0, counts.captures++, *found = handle;
+    return OK;
+}
 int cudaGraphInstantiate(void **found, void *graph, unsigned long long flags) { *found = handle; return OK; }
 int cudaGraphLaunch(void *graph, void *stream) { counts.replays++; return OK; }
 
