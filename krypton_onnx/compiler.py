@@ -22,6 +22,9 @@ from krypton_onnx.runtime.questions import pair
 from krypton_onnx.verification import OutputCheck
 from krypton_onnx.verification import verify as verify_artifact
 
+TOO_COARSE = 0.25
+"""Of what queries change: what fewer bits are off by must be less."""
+
 COMPILE_QUERIES = 8
 """Random queries with which `compile` checks itself."""
 
@@ -55,7 +58,8 @@ def compile(
         device: to plan for, "cpu" or "cuda". What is compiled for one runs on the other, too, if not as fast.
         precision: "float16" to compute in that what the model computes in float32, which devices do faster. Answers are
             then not exact; the plan's `precision_error` says by how much, as far as it is verified: of what is compiled
-            for CUDA, there, if it works here; else on the CPU, which keeps more bits between operators than devices do.
+            for CUDA, there, if it works here; else on the CPU, which keeps more bits between operators than devices do,
+            so that there it is more. What is off by a quarter of what queries change is refused.
         verify: compare a handful of random queries with the source model, and write nothing if they disagree.
 
     Raises:
@@ -94,10 +98,11 @@ def compile(
 
 def _refuse_if_too_coarse(source: Path, checks: Iterable[OutputCheck], precision: Precision) -> None:
     for check in checks:
-        if not check.exact:
+        if not check.exact or check.error > TOO_COARSE * check.moved > 0:
             raise KryptonError(
                 f"{precision} cannot hold what {source} computes: its output '{check.name}' is off by "
-                f"{check.error:.3g}; nothing was written. Compile it in float32."
+                f"{check.error:.3g}, where queries change it by {check.moved:.3g}; nothing was written. Compile it in "
+                "float32."
             )
 
 

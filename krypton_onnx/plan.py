@@ -228,7 +228,7 @@ class Plan:
         device: that the graphs and the seconds are planned for. They run on any other, too.
         precision: what is computed in, of what the model computes in float32.
         precision_error: with float16, the largest difference from the model that verifying found, as a share of what
-            its queries changed; None if nothing was verified.
+            its queries changed; None if nothing was verified. On a CPU a lower bound: it keeps more bits than devices.
         calibration: by which promises about approximate heatmaps are made, if the model was tuned.
         capped: the plan of the graphs whose windows may be cut (projective field thresholding), which do not go
             without saying: None if that would gain nothing.

@@ -50,6 +50,6 @@ def failure(error: Exception) -> FailedRunError:
 
 
 def reason(error: Exception) -> str:
-    """ONNX Runtime's message without its codes: ``[ONNXRuntimeError] : 9 : NOT_IMPLEMENTED : …``."""
-    text = " ".join(str(error).split())
-    return re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", text)[:400].rstrip(". ")
+    """ONNX Runtime's message without its codes and places: ``file.cc:63 … [ONNXRuntimeError] : 1 : FAIL : …``."""
+    text = re.sub(r"^.*\[ONNXRuntimeError\] : \d+ : \w+ : ", "", " ".join(str(error).split()))
+    return re.sub(r"\S+\.(?:h|cc|cu):\d+ \S+ ", "", text)[:400].rstrip(". ")

@@ -355,6 +355,12 @@ def test_no_room_for_a_single_query_is_an_error(artifact: kx.Artifact, image: np
         ("CUDA failure 700: an illegal memory access was encountered ; GPU=0", FailedRunError, "start another"),
         ("CUDA failure 719: unspecified launch failure", FailedRunError, "The device stopped working"),
         ("[ONNXRuntimeError] : 2 : INVALID_ARGUMENT : Got 3 dimensions", FailedRunError, "failed: Got 3 dimensions"),
+        (
+            "/onnxruntime_src/core/info.cc:63 static A::From(const Options&) [ONNXRuntimeError] : 1 : FAIL : utils.h:182 "
+            'Parse Unknown provider option: "x".',
+            FailedRunError,
+            'failed: Unknown provider option: "x".',
+        ),
     ],
 )
 def test_failures_are_told_apart(said: str, kind: type, told: str) -> None:

@@ -13,6 +13,7 @@ from onnx import helper, numpy_helper
 from twin import average, normal, small_net
 
 import krypton_onnx as kx
+from krypton_onnx import compiler
 from krypton_onnx.cli import main
 from krypton_onnx.cli.options import device
 from krypton_onnx.models.digits import digit_scene
@@ -122,6 +123,35 @@ def test_what_float16_cannot_hold_is_refused(tmp_path: Path, scale: float) -> No
     assert not (tmp_path / "net.krypton").exists()
 
 
+def test_what_is_off_by_much_of_what_queries_change_is_refused(
+    tmp_path: Path, made: kx.Artifact, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert made.plan.precision_error is not None
+    monkeypatch.setattr(compiler, "TOO_COARSE", made.plan.precision_error / 2)
+    onnx.save(net(), tmp_path / "net.onnx")
+    with pytest.raises(
+        kx.KryptonError, match=r"is off by [\d.e-]+, where queries change it by [\d.e-]+; nothing was w"
+    ):
+        kx.compile(tmp_path / "net.onnx", patch=4, precision="float16")
+
+
+@pytest.mark.parametrize(("target", "where"), [("cuda", None), ("cpu", [CPU])])
+def test_what_is_for_a_device_is_compared_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, target: Any, where: Any
+) -> None:
+    asked, verified = [], compiler.verify_artifact
+
+    def verify(*given: Any, providers: Any, **options: Any) -> Any:
+        asked.append(providers)
+        return verified(*given, providers=[CPU], **options)
+
+    monkeypatch.setattr(compiler, "verify_artifact", verify)
+    onnx.save(net(), tmp_path / "net.onnx")
+    for precision in ("float16", "float32"):
+        kx.compile(tmp_path / "net.onnx", patch=4, device=target, precision=precision)  # type: ignore[arg-type]
+    assert asked == [where, [CPU]]
+
+
 def test_constants_beyond_float16_stay_in_float32(tmp_path: Path) -> None:
     nodes = [
         node("Mul", ["image", "large"], ["l"]),
@@ -201,10 +231,16 @@ def test_the_command_line(tmp_path: Path) -> None:
     compile_it = ["compile", str(tmp_path / "net.onnx"), "--patch", "4", "--precision", "float16"]
     done = CliRunner().invoke(main, compile_it)
     assert done.exit_code == 0, done.output
-    assert "Computes in float16: off by 0." in done.output
+    assert "Computes in float16, which is not exact: off by 0." in done.output
+    assert "Compared with the model" in done.output
+    done = CliRunner().invoke(main, ["verify", str(tmp_path / "net.krypton"), "--device", "cpu"])
+    assert (done.exit_code, "as float16 rounds" in done.output, "exact" in done.output) == (0, True, False)
+    picture = str(FILES / "pictures" / "nine.png")
+    explain = ["explain", str(tmp_path / "net.krypton"), picture, "--device", "cpu", "-o", str(tmp_path / "map.png")]
+    assert "Computed in float16, which is not exact" in CliRunner().invoke(main, explain).output
     done = CliRunner().invoke(main, [*compile_it, "--no-verify", "--json"])
     assert (json.loads(done.stdout)["precision"], json.loads(done.stdout)["precision_error"]) == ("float16", None)
-    assert "was not measured" in CliRunner().invoke(main, [*compile_it, "--no-verify"]).output
+    assert "how far off was not measured" in CliRunner().invoke(main, [*compile_it, "--no-verify"]).output
     done = CliRunner().invoke(main, [*compile_it, "--single-file", str(tmp_path / "one.onnx")])
     assert done.exit_code == 2
     assert "leave out --precision" in done.output

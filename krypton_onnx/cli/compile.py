@@ -161,7 +161,8 @@ def _text(report: dict[str, Any]) -> str:
         lines.append(f"{part} runs one query at a time, because of {report['per_query']}")
     if report["precision"] != "float32":
         error = report["precision_error"]
-        off = "how far it is off was not measured" if error is None else f"off by {error:.2%} of what queries change"
-        lines.append(f"Computes in {report['precision']}: {off}")
-    checked = "Verified against the model on random queries" if report["verified"] else "Not verified (--no-verify)"
+        off = "how far off was not measured" if error is None else f"off by {error:.2%} or more of what queries change"
+        lines.append(f"Computes in {report['precision']}, which is not exact: {off}")
+    done = "Verified against" if report["precision"] == "float32" else "Compared with"
+    checked = f"{done} the model on random queries" if report["verified"] else "Not verified (--no-verify)"
     return "\n".join([*lines, f"{checked}; 'krypton-onnx verify' does more of them"])

@@ -130,6 +130,7 @@ def explain(model: Path, picture: Path, output: Path | None, **options: Any) -> 
     expected = {"predicted_speedup": plan.predicted_speedup, "full_inference": plan.full_inference}
     done = heatmap.record.get("approximation")
     report = _report(heatmap, labels, seconds, output) | expected | ({} if done is None else {"approximation": done})
+    report["precision"] = heatmap.record["precision"]
     if options["as_json"]:
         say_json({"model": str(model), "picture": str(picture), **report, "record": heatmap.record})
     else:
@@ -208,6 +209,8 @@ def _text(report: dict[str, Any], names: list[str]) -> str:
     lines.append(f"{report['queries']} {'queries' if exact else 'positions'} in {report['seconds']:.2f} s")
     if not exact:
         lines.append(approximation_text(report["approximation"]))
+    if report["precision"] != "float32":
+        lines.append(f"Computed in {report['precision']}, which is not exact")
     if report["full_inference"]:
         lines.append(full_inference_text(report["predicted_speedup"]))
     return "\n".join([*lines, f"Wrote {report['output']}"])

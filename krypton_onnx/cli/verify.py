@@ -54,7 +54,7 @@ def verify(
     """Prove the compiled model right: compare random queries with the unmodified model.
 
     Patches of many sizes, corners and borders among them, are answered by both. Exits with 0 if every output is
-    exact, with 1 if not.
+    exact, with 1 if not. What computes in fewer bits is held to what these leave open.
     """
     from krypton_onnx.verification import verify as verify_artifact
 
@@ -82,9 +82,11 @@ def verify(
         checks = verify_artifact(source, artifact, queries=queries, seed=seed, inputs=given, providers=providers)
     exact = all(check.exact for check in checks)
     if as_json:
-        say_json({"exact": exact, "queries": queries, "seed": seed, "outputs": [_as_dict(c) for c in checks]})
+        asked = {"queries": queries, "seed": seed, "precision": artifact.plan.precision}
+        say_json({"exact": exact, **asked, "outputs": [_as_dict(c) for c in checks]})
     else:
-        click.echo(_text(checks, queries))
+        right = "exact" if artifact.plan.precision == "float32" else f"as {artifact.plan.precision} rounds"
+        click.echo(_text(checks, queries, right))
     if not exact:
         click.get_current_context().exit(WRONG)
 
@@ -93,7 +95,7 @@ def _as_dict(check: "OutputCheck") -> dict[str, Any]:
     return {**asdict(check), "exact": check.exact}
 
 
-def _text(checks: "tuple[OutputCheck, ...]", queries: int) -> str:
+def _text(checks: "tuple[OutputCheck, ...]", queries: int, right: str) -> str:
     heading = ("output", "largest error", "of what is allowed", "movement", "noise", "verdict")
     rows = [
         (
@@ -102,7 +104,7 @@ def _text(checks: "tuple[OutputCheck, ...]", queries: int) -> str:
             f"{c.share:.1%}",
             f"{c.moved:.3g}",
             f"{c.noise:.3g}",
-            "exact" if c.exact else "WRONG",
+            right if c.exact else "WRONG",
         )
         for c in checks
     ]
