@@ -3,9 +3,9 @@
     python bench/precision.py [--models resnet18,vgg16] [--stride 16]
 
 Both have 11 significant bits, and are imitated on the processor. For TF32 the operands of convolutions and products are
-rounded, for float16 all that operators in float16 take; sums are in float32, as on a device. Beside it, float16 as the
-processor runs it, which keeps more bits between operators. A network of random weights has no pictures that it was made
-for, and gets noise; the demo model gets the picture of the demo.
+rounded, for float16 all that operators in float16 take and give; sums are in float32, as on a device. Beside it, float16
+as the processor runs it, which keeps more bits between operators. A network of random weights has no pictures that it
+was made for, and gets noise; the demo model gets the picture of the demo.
 """
 
 import argparse
@@ -35,16 +35,21 @@ SPLIT = 2.0**13 + 1
 def imitated(model: onnx.ModelProto, precision: str) -> onnx.ModelProto:
     """The same, but numbers are rounded as this precision rounds them."""
     found = onnx.shape_inference.infer_shapes(model)
-    graph, operators = found.graph, PRODUCTS if precision == "tf32" else HALVED
+    tf32 = precision == "tf32"
+    graph, operators = found.graph, PRODUCTS if tf32 else HALVED
     graph.initializer.append(numpy_helper.from_array(np.array(SPLIT, np.float32), "split"))
     weights = {tensor.name: tensor for tensor in graph.initializer if tensor.data_type == onnx.TensorProto.FLOAT}
     infos = (*graph.value_info, *graph.input, *graph.output)
     floats = {info.name for info in infos if info.type.tensor_type.elem_type == onnx.TensorProto.FLOAT} | weights.keys()
+    kept = {tensor.name for tensor in graph.output}
+    short = [node for node in graph.node if node.op_type in operators and (tf32 or kept.isdisjoint(node.output))]
+    takes = {node.output[0] for node in short}
+    gives = set[str]() if tf32 else {name for node in short for name in node.output}
     nodes, known = [], set[str]()
     for node in list(graph.node):
-        operands = node.input[:2] if precision == "tf32" else node.input
-        for place, name in enumerate(operands if node.op_type in operators else ()):
-            if name not in floats:
+        operands = list(node.input[:2] if tf32 else node.input)
+        for place, name in enumerate(operands):
+            if name not in floats or (name not in gives and node.output[0] not in takes):
                 continue
             node.input[place] = f"{name}/rounded"
             if name in weights and name not in known:

@@ -356,8 +356,8 @@ def test_no_room_for_a_single_query_is_an_error(artifact: kx.Artifact, image: np
         ("CUDA failure 719: unspecified launch failure", FailedRunError, "The device stopped working"),
         ("[ONNXRuntimeError] : 2 : INVALID_ARGUMENT : Got 3 dimensions", FailedRunError, "failed: Got 3 dimensions"),
         (
-            "/onnxruntime_src/core/info.cc:63 static A::From(const Options&) [ONNXRuntimeError] : 1 : FAIL : utils.h:182 "
-            'Parse Unknown provider option: "x".',
+            "/onnxruntime_src/core/info.cc:63 static A::From(const Options&) [ONNXRuntimeError] : 1 : FAIL : "
+            'utils.h:182 Parse Unknown provider option: "x".',
             FailedRunError,
             'failed: Unknown provider option: "x".',
         ),
