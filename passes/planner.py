@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from krypton_onnx import geometry
 from krypton_onnx.geometry import Program, Sliding, Step, unchanged
 from krypton_onnx.passes import network
-from krypton_onnx.passes.cost import Costs, Reading, rounded
+from krypton_onnx.passes.cost import Costs, Reading, Work, rounded
 from krypton_onnx.passes.flops import flops
 from krypton_onnx.passes.machines import CPU, Machine
 from krypton_onnx.passes.map_means import TABLE, are_tame, is_map_mean
@@ -130,7 +130,7 @@ def _fastest(net: Network, regions: Regions, sized: Sized, machine: Machine) -> 
 
 def _candidates(net: Network, regions: Regions, sized: Sized, machine: Machine) -> Iterator[Layout]:
     """Layouts with every frontier and every way to share windows, those that come out alike only once."""
-    areas = mean_areas(regions.program, sized)
+    areas, works = mean_areas(regions.program, sized), dict[str, Work]()
     known: set[tuple[frozenset[str], frozenset[tuple[str, str]]]] = set()
     for coverage in COVERAGES:
         windowed, dense = _frontier(net, regions, areas, coverage)
@@ -139,7 +139,7 @@ def _candidates(net: Network, regions: Regions, sized: Sized, machine: Machine) 
             key = frozenset(windowed), frozenset(groups.items())
             if key not in known:
                 known.add(key)
-                yield _layout(net, regions, areas, sized, machine, dense, groups)
+                yield _layout(net, regions, areas, sized, machine, dense, groups, works)
 
 
 def _layout(
@@ -150,6 +150,7 @@ def _layout(
     machine: Machine,
     dense: tuple[DenseNode, ...],
     groups: dict[str, str],
+    works: dict[str, Work],
 ) -> Layout:
     program, windows, window_of = _windows(net, regions, groups)
     windowed = {net.image, *window_of}
@@ -163,8 +164,8 @@ def _layout(
     cells = [rows * cols for rows, cols in sizes]
     on_rows = plan_rows(net, rules, window_of, viewed, cells, frozenset(regions.states), through)
     mean = {name: sizes[window] for name, window in window_of.items()}
-    apart = machine.index_apart
-    costs = Costs(net, regions, _shares(regions, areas), mean, on_rows, readings, machine, index_apart=apart)
+    shares, apart = _shares(regions, areas), machine.index_apart
+    costs = Costs(net, regions, shares, mean, on_rows, readings, machine, index_apart=apart, works=works)
     return Layout(
         program=program,
         windows=tuple(replace(w, seconds=rounded(costs.cell_seconds(w.tensors))) for w in windows),
