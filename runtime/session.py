@@ -48,7 +48,7 @@ class Session:
             device. Batches then run one after another, each on as
             many threads as they say; side by side only if they give a run a single one, and `threads` is more.
         memory_budget: bytes that all but the weights may take at the peak, by which the batch size is chosen; None for
-            no limit.
+            no limit. On a device ONNX Runtime's arenas can exceed it by a sixth; with session options, by more.
         threads: cores to use, by default all that this process may, with `session_options` one. On the CPU a batch
             runs on one thread, and as many batches side by side: so no thread ever waits for another within a batch.
 
