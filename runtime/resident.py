@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from krypton_onnx.runtime.failures import failure
 from krypton_onnx.runtime.providers import CUDA, TENSORRT, Provider, name_of, options_of
+from krypton_onnx.runtime.staging import staging
 
 Shape = tuple[int, ...]
 
@@ -59,7 +60,8 @@ class Device:
         """Copies of arrays of the host, by name, which go there in one piece."""
         if not arrays:
             return {}
-        whole = self.put(_piece(arrays))
+        whole = self.empty((_offsets(arrays)[-1],), "uint8")
+        self._fill(whole, arrays)
         return {
             name: replace(whole, shape=array.shape, element=_ELEMENTS[array.dtype.name], offset=offset)
             for (name, array), offset in zip(arrays.items(), _offsets(arrays)[:-1], strict=True)
@@ -68,8 +70,15 @@ class Device:
     def refill(self, together: "Mapping[str, Resident]", arrays: Mapping[str, NDArray[np.generic]]) -> None:
         """Put other numbers into the place of what `put_together` has put there, by the same names."""
         if together:
-            whole = next(iter(together.values())).value
-            _update(whole, _piece({name: arrays[name] for name in together}))
+            self._fill(next(iter(together.values())), {name: arrays[name] for name in together})
+
+    def _fill(self, whole: "Resident", arrays: Mapping[str, NDArray[np.generic]]) -> None:
+        """Put the bytes of all where they belong in one piece of memory."""
+        *offsets, end = _offsets(arrays)
+        with staging(end, self.number if self.kind == "cuda" else None) as piece:
+            for array, offset in zip(arrays.values(), offsets, strict=True):
+                piece[offset : offset + array.nbytes] = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+            _update(whole.value, piece)
 
     def empty(self, shape: Shape, dtype: str) -> "Resident":
         """Memory for an array of this shape and, by numpy's name, type."""
@@ -142,15 +151,6 @@ def _offsets(arrays: Mapping[str, NDArray[np.generic]]) -> list[int]:
     """Where each begins in one piece of memory; and, last, where that ends."""
     sizes = (-(-array.nbytes // _ALIGNMENT) * _ALIGNMENT for array in arrays.values())
     return list(accumulate(sizes, initial=0))
-
-
-def _piece(arrays: Mapping[str, NDArray[np.generic]]) -> NDArray[np.uint8]:
-    """The bytes of all, each at its offset."""
-    *offsets, end = _offsets(arrays)
-    piece = np.zeros(end, np.uint8)
-    for array, offset in zip(arrays.values(), offsets, strict=True):
-        piece[offset : offset + array.nbytes] = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
-    return piece
 
 
 def numpy_name(onnx_type: str) -> str:

@@ -24,6 +24,7 @@ from krypton_onnx.runtime.engine import Engine
 from krypton_onnx.runtime.failures import FailedRunError, OutOfMemoryError, failure
 from krypton_onnx.runtime.providers import CPU, CUDA, NOT_CAPTURED, why_not_cuda
 from krypton_onnx.runtime.resident import Device, Resident
+from krypton_onnx.runtime.staging import page_locked, staging
 
 AUTOMATIC = providers.automatic
 """Before conftest takes the CPU for granted."""
@@ -367,6 +368,16 @@ def test_failures_are_told_apart(said: str, kind: type, told: str) -> None:
     found = failure(RuntimeError(said))
     assert type(found) is kind
     assert told in str(found)
+
+
+def test_pieces_are_put_together_in_memory_that_is_kept() -> None:
+    with staging(100, None) as first, staging(3 << 20, None) as second:
+        first[:], second[:] = 1, 2
+        assert (len(first), len(second)) == (100, 3 << 20)
+        assert not np.shares_memory(first, second)
+    with staging(2 << 20, None) as again:
+        assert np.shares_memory(again, first) or np.shares_memory(again, second)
+    assert page_locked(100, 0) is None or not why_not_cuda()
 
 
 def test_arrays_stay_what_they_are_on_a_device() -> None:

@@ -130,6 +130,31 @@ def test_all_graphs_share_one_copy_of_the_weights(libraries: Path, artifact: kx.
     assert own > 2 * first  # with options of the user's, ONNX Runtime copies for every graph
 
 
+STAGING = """
+import sys
+import numpy as np
+import krypton_onnx as kx
+from krypton_onnx.runtime import staging
+session = kx.Session(sys.argv[1])
+base = session.materialize(np.zeros((3, 96, 96), np.float32))
+asked, found = lambda: session.infer(base, np.full((600, 2), 30), np.zeros((600, 3, 16, 16))), []
+for _ in range(3):
+    asked()
+    found.append([len(staging._free), counts()["locked"]])
+print(json.dumps([found, staging.page_locked(4096, 0) is not None, counts()["locked"]]))
+"""
+
+
+def test_pieces_are_put_together_in_page_locked_memory(libraries: Path, artifact: kx.Artifact) -> None:
+    """Which is locked once, for each of the runs in flight."""
+    (first, second, third), gives, locked = asked(libraries, STAGING, artifact.folder)
+    assert 1 <= first[0] <= third[0] <= 2
+    assert first[1] >= first[0]
+    assert third[1] - second[1] <= third[0] - second[0]
+    assert gives
+    assert locked == third[1] + 1
+
+
 CROSSINGS = """
 import sys
 import numpy as np

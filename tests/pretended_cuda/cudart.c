@@ -8,7 +8,7 @@ typedef struct { unsigned x, y, z; } dim3;
 enum { OK, OUT_OF_MEMORY = 2 };
 enum { TO_DEVICE = 1, TO_HOST = 2 };
 
-static struct { long launches, to_device, to_host, held, peak, captures, replays, refused; } counts;
+static struct { long launches, to_device, to_host, held, peak, captures, replays, refused, locked; } counts;
 static int capturing;
 
 void pretended_counts(long *found) { memcpy(found, &counts, sizeof counts); }
@@ -74,7 +74,10 @@ int cudaFree(void *memory) {
     return OK;
 }
 int cudaMallocHost(void **found, size_t size) { *found = malloc(size + 1); return *found ? OK : OUT_OF_MEMORY; }
-int cudaHostAlloc(void **found, size_t size, unsigned flags) { return cudaMallocHost(found, size); }
+int cudaHostAlloc(void **found, size_t size, unsigned flags) {
+    counts.locked++;
+    return cudaMallocHost(found, size);
+}
 int cudaFreeHost(void *memory) { free(memory); return OK; }
 int cudaMallocFromPoolAsync(void **found, size_t size, void *pool, void *stream) { return cudaMalloc(found, size); }
 int cudaFreeAsync(void *memory, void *stream) { return cudaFree(memory); }
