@@ -51,6 +51,7 @@ class Session:
             no limit. On a device ONNX Runtime's arenas can exceed it by a sixth; with session options, by more.
         threads: cores to use, by default all that this process may, with `session_options` one. On the CPU a batch
             runs on one thread, and as many batches side by side: so no thread ever waits for another within a batch.
+            On a device two batches are in flight, or one if this is one.
 
     Attributes:
         artifact: as opened.

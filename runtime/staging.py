@@ -9,6 +9,7 @@ import sys
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
+from threading import Lock
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +25,9 @@ _PORTABLE = 1
 """cudaHostAllocPortable: page-locked for all devices."""
 
 _free: list[Bytes] = []
-"""What nobody fills at present. Lists pop and append in one step, whatever the thread."""
+"""What nobody fills at present."""
+
+_choosing = Lock()
 
 
 @contextmanager
@@ -35,15 +38,20 @@ def staging(size: int, locked_by: int | None) -> Iterator[Bytes]:
         size: bytes.
         locked_by: the CUDA device to which they go; None for memory like any other.
     """
-    kept = _free.pop() if _free else None
-    if kept is None or len(kept) < size:
-        room = max(LEAST, 1 << (size - 1).bit_length())
-        kept = None if locked_by is None else page_locked(room, locked_by)
-        kept = np.empty(room, np.uint8) if kept is None else kept
+    with _choosing:
+        place = next((place for place, memory in enumerate(_free) if len(memory) >= size), None)
+        memory = None if place is None else _free.pop(place)
+    memory = _memory(max(LEAST, 1 << (size - 1).bit_length()), locked_by) if memory is None else memory
     try:
-        yield kept[:size]
+        yield memory[:size]
     finally:
-        _free.append(kept)
+        with _choosing:
+            _free.append(memory)
+
+
+def _memory(size: int, locked_by: int | None) -> Bytes:
+    locked = None if locked_by is None else page_locked(size, locked_by)
+    return np.empty(size, np.uint8) if locked is None else locked
 
 
 def page_locked(size: int, device: int) -> Bytes | None:
@@ -63,4 +71,4 @@ def page_locked(size: int, device: int) -> Bytes | None:
         return None
     memory = (ctypes.c_uint8 * size).from_address(place.value)
     weakref.finalize(memory, runtime.cudaFreeHost, place).atexit = False  # the driver has gone by then
-    return np.frombuffer(memory, np.uint8)
+    return np.ctypeslib.as_array(memory)

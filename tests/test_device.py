@@ -16,7 +16,7 @@ import krypton_onnx as kx
 from krypton_onnx import models
 from krypton_onnx.artifact import EXACT_FILES
 from krypton_onnx.models.digits import digit_scene
-from krypton_onnx.runtime import captured_driver, device_driver, providers, session
+from krypton_onnx.runtime import captured_driver, device_driver, providers, resident, session
 from krypton_onnx.runtime.captured_driver import CapturedDriver
 from krypton_onnx.runtime.device_driver import DeviceDriver
 from krypton_onnx.runtime.driver import Driver
@@ -153,8 +153,8 @@ def test_heatmaps_are_those_of_the_host(demo: Any, request: pytest.FixtureReques
 
 @pytest.mark.usefixtures("on_device")
 def test_data_crosses_once_each_way(artifact: kx.Artifact, image: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
-    crossed, put, fetched = Counter(), Device.put, Resident.fetched
-    monkeypatch.setattr(Device, "put", lambda *a: (crossed.update(["put"]), put(*a))[1])
+    crossed, put, fetched = Counter(), resident._update, Resident.fetched
+    monkeypatch.setattr(resident, "_update", lambda *a: (crossed.update(["put"]), put(*a))[1])
     monkeypatch.setattr(Resident, "fetched", lambda *a: (crossed.update(["fetched"]), fetched(*a))[1])
     there = kx.Session(artifact, threads=1)
     base = there.materialize(image)
