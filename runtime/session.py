@@ -25,7 +25,7 @@ from krypton_onnx.runtime.explain import explain, explain_progressively
 from krypton_onnx.runtime.lent_weights import LentWeights
 from krypton_onnx.runtime.memory import view_bytes
 from krypton_onnx.runtime.outputs import Regions, gathered_regions, no_answers, region_windows
-from krypton_onnx.runtime.providers import Provider, captures, chosen, in_tf32
+from krypton_onnx.runtime.providers import TENSORRT, Provider, captures, chosen, in_tf32, name_of
 from krypton_onnx.runtime.questions import Edge, Pair, Question, pair
 from krypton_onnx.runtime.resident import device_of
 from krypton_onnx.runtime.side_by_side import available_cores
@@ -80,8 +80,9 @@ class Session:
         self.providers = chosen(providers)
         workers = workers_for(cores, self.providers, session_options)
         device = device_of(self.providers)
-        # Options say which weights a graph is lent, and the user's are for all of them.
-        lent = LentWeights(self.artifact, device) if device is not None and session_options is None else None
+        # Options say which weights a graph is lent, and the user's are for all; TensorRT wants weights on the host.
+        own = session_options is not None or name_of(self.providers[0]) == TENSORRT
+        lent = None if device is None or own else LentWeights(self.artifact, device)
         self._resources = Resources(self.providers, session_options, cores, workers, budget, lent)
         self._driver = _driver_for(self.providers)
         self.exact = self._driver(self.artifact.folder, EXACT_FILES, self.plan, self._resources)
