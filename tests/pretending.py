@@ -84,6 +84,7 @@ def asked(libraries: Path, code: str, *arguments: object) -> Any:
     done = subprocess.run(
         [sys.executable, "-c", _COUNTS + code, *map(str, arguments)],
         env={**os.environ, "LD_LIBRARY_PATH": str(libraries)},
+        cwd=libraries,  # the tree's own packages lie in other folders than the installed ones
         capture_output=True,
         text=True,
         check=False,
