@@ -229,6 +229,7 @@ class Plan:
         precision: what is computed in, of what the model computes in float32.
         precision_error: with float16, the largest difference from the model that verifying found, as a share of what
             its queries changed; None if nothing was verified. On a CPU a lower bound: it keeps more bits than devices.
+            Those queries are random, and a heatmap that moves less is off by a larger share.
         calibration: by which promises about approximate heatmaps are made, if the model was tuned.
         capped: the plan of the graphs whose windows may be cut (projective field thresholding), which do not go
             without saying: None if that would gain nothing.
