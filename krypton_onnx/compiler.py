@@ -13,6 +13,7 @@ import numpy as np
 from krypton_onnx.artifact import SUFFIX, Artifact, refuse_foreign, rewrite_plan, staged_folder, write_manifest
 from krypton_onnx.errors import KryptonError
 from krypton_onnx.labels import check_labels
+from krypton_onnx.passes.cost import rounded
 from krypton_onnx.passes.pipeline import Request, compile_graphs
 from krypton_onnx.passes.write import write_graphs
 from krypton_onnx.plan import Device, Plan, Precision
@@ -108,7 +109,7 @@ def _refuse_if_too_coarse(source: Path, checks: Iterable[OutputCheck], precision
 
 def _precision_error(checks: Iterable[OutputCheck]) -> float | None:
     """The largest error, as a share of what the queries change; None if they change nothing."""
-    return max((float(f"{check.error / check.moved:.3g}") for check in checks if check.moved > 0), default=None)
+    return max((rounded(check.error / check.moved) for check in checks if check.moved > 0), default=None)
 
 
 def request_for(

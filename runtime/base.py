@@ -31,7 +31,8 @@ class Base:
         plan: of the compiled model that ran.
         image: the image tensor [C, H, W], in the model's dtype.
         inputs: the model's other inputs, as given.
-        views: the activations as rows, by view name: arrays, or `Resident` ones on a device.
+        views: the activations as rows, by view name: arrays, or `Resident` ones on a device, the other inputs among
+            these.
         answer: runs the query that gives the outputs for the image itself.
         variants: of the same image, by other drivers; see `variant`.
     """

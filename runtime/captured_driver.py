@@ -9,7 +9,7 @@ one thread does all of it, for all sessions.
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
 from typing import TypeVar
@@ -21,11 +21,10 @@ from krypton_onnx.runtime.base import Base, Content, Outputs
 from krypton_onnx.runtime.batches import Batch
 from krypton_onnx.runtime.device_driver import DeviceDriver
 from krypton_onnx.runtime.driver import Driver, Engines, Resources
-from krypton_onnx.runtime.engine import Array, Engine
+from krypton_onnx.runtime.engine import NOT_CAPTURED, Array, Engine
 from krypton_onnx.runtime.failures import OutOfMemoryError
 from krypton_onnx.runtime.memory import waiting_bytes
 from krypton_onnx.runtime.outputs import Pick, source_of
-from krypton_onnx.runtime.providers import NOT_CAPTURED
 from krypton_onnx.runtime.resident import Device, Resident, can_hold
 
 Result = TypeVar("Result")
@@ -101,14 +100,14 @@ class CapturedDriver(DeviceDriver):
 
     def _laid_out(self, base: Base) -> dict[str, Resident]:
         """The views of a base, in their places."""
-        feed, engine = {self.plan.image.name: base.image[None], **base.inputs}, self.open().base
-        key = self._key(engine, feed, {}, engine.outputs, 1)
-        if self._base_run is None or self._base_run.key != key:
+        engine = self.open().base
+        call = _Call(engine, {self.plan.image.name: base.image[None], **base.inputs}, {}, engine.outputs, 1)
+        if self._base_run is None or self._base_run.key != call.key(self._device):
             self._forget_base()
-            self._base_run = _Run(key, engine, self._device, {}, engine.outputs, 1)
+            self._base_run = _Run(call, self._device)
         if self._laid is not base:
             self._laid = None
-            self._base_run(feed)
+            self._base_run(call.told)
             self._laid = base
         return {
             view.name: place.reshaped((view.rows * view.cols, view.channels))
@@ -124,47 +123,23 @@ class CapturedDriver(DeviceDriver):
         views: Mapping[str, Resident],
     ) -> Outputs:
         """Outputs of one batch."""
-        tail, engines, queries = self.plan.tail, self.open(), len(batch.queries)
+        engines, queries = self.open(), len(batch.queries)
         sources = {name: source_of(one) for name, one in wanted.items()}
-        late = [source for source in sources.values() if tail is not None and source in tail.outputs]
-        between = tail.inputs if tail is not None and late else ()
-        early = dict.fromkeys([*between, *(source for source in sources.values() if source not in late)])
-        told = self._told(base, batch, content)
-        found = self._ran(engines.incremental, told, views, tuple(early), queries)
+        early, between, late = self._stages(sources.values())
+        found = self._ran(_Call(engines.incremental, self._told(base, batch, content), views, early, queries))
         if engines.tail is not None and late:
             handed = {name: found[name] for name in between}
-            found |= self._ran(engines.tail.result(), {}, handed, tuple(late), queries)
+            found |= self._ran(_Call(engines.tail.result(), {}, handed, late, queries))
         return {name: self._brought(found[sources[name]], one) for name, one in wanted.items()}
 
-    def _ran(
-        self,
-        engine: Engine,
-        told: Mapping[str, Array],
-        fixed: Mapping[str, Resident],
-        names: tuple[str, ...],
-        queries: int,
-    ) -> dict[str, Resident]:
+    def _ran(self, call: "_Call") -> dict[str, Resident]:
         """What a run gives, in its places, which was captured for the same before, or is now."""
-        key = self._key(engine, told, fixed, names, queries)
-        run = self._runs.pop(key, None) or _Run(key, engine, self._device, fixed, names, queries)
-        found = run(told)
+        key = call.key(self._device)
+        run = self._runs.pop(key, None) or _Run(call, self._device)
+        found = run(call.told)
         self._runs[key] = run
         self._forget(MOST)
         return found
-
-    def _key(
-        self,
-        engine: Engine,
-        told: Mapping[str, Array],
-        fixed: Mapping[str, Resident],
-        names: tuple[str, ...],
-        queries: int,
-    ) -> tuple[object, ...]:
-        """All that a run is captured for."""
-        there = engine.inputs_on(self._device)
-        # Extents that the host knows are captured as they are.
-        sent = ((name, array.shape, None if name in there else array.tobytes()) for name, array in told.items())
-        return (id(engine), names, queries, *sent, *(place.pointer for place in fixed.values()))
 
     def _forget_base(self) -> None:
         if self._base_run is not None:
@@ -180,35 +155,48 @@ class CapturedDriver(DeviceDriver):
                 self._runs.pop(key).forget()
 
 
+@dataclass(frozen=True, slots=True)
+class _Call:
+    """What is asked of a graph.
+
+    Attributes:
+        engine: of the graph.
+        told: inputs that differ from run to run, by name.
+        fixed: those that lie in their places already.
+        names: of the outputs, whose extents are known.
+        queries: of a batch.
+    """
+
+    engine: Engine
+    told: Mapping[str, Array]
+    fixed: Mapping[str, Resident]
+    names: tuple[str, ...]
+    queries: int
+
+    def key(self, device: Device) -> tuple[object, ...]:
+        """All that a run of it is captured for: the host's numbers, which are extents, too."""
+        there = self.engine.inputs_on(device)
+        sent = ((name, array.shape, None if name in there else array.tobytes()) for name, array in self.told.items())
+        return (id(self.engine), self.names, self.queries, *sent, *(place.pointer for place in self.fixed.values()))
+
+
 class _Run:
     """A graph with places for what goes in and what comes out, which is captured when it first runs.
 
     Args:
-        key: all that it is captured for.
-        engine: of the graph.
+        call: the first of all for which it is captured.
         device: where it runs.
-        fixed: what lies in its place already.
-        names: of the outputs, whose extents are known.
-        queries: of a batch.
 
     Attributes:
-        key: as given.
+        key: of the call.
         results: places of the outputs.
     """
 
-    def __init__(
-        self,
-        key: tuple[object, ...],
-        engine: Engine,
-        device: Device,
-        fixed: Mapping[str, Resident],
-        names: Sequence[str],
-        queries: int,
-    ) -> None:
-        self.key = key
-        self._engine, self._device, self._fixed, self._number = engine, device, fixed, next(_NUMBERS)
+    def __init__(self, call: _Call, device: Device) -> None:
+        self.key = call.key(device)
+        self._engine, self._device, self._fixed, self._number = call.engine, device, call.fixed, next(_NUMBERS)
         self._sent: dict[str, Resident] | None = None
-        self.results = {name: _place(device, engine, name, queries) for name in names}
+        self.results = {name: _place(device, call.engine, name, call.queries) for name in call.names}
 
     @property
     def nbytes(self) -> int:

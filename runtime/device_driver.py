@@ -5,7 +5,7 @@ piece; of a group, every output, or what is scored of it, comes back in one. Whe
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from itertools import accumulate, pairwise
@@ -57,10 +57,12 @@ class DeviceDriver(Driver):
 
     def _views(self, engine: Engine, feed: Mapping[str, Array]) -> Mapping[str, Resident]:
         found = engine.run_on(self._device, feed, dict.fromkeys(engine.outputs))
-        return {
+        views = {
             view.name: result.reshaped((math.prod(result.shape[:-1]), view.channels))
             for view, result in zip(self.plan.views, found.values(), strict=True)
         }
+        there = self.open().incremental.inputs_on(self._device)
+        return views | self._device.put_together({name: feed[name] for name in feed if name in there})
 
     def _answered(
         self, base: Base, group: Sequence[Batch], content: Content, wanted: Mapping[str, str | Pick]
@@ -112,7 +114,8 @@ class DeviceDriver(Driver):
     def _told(self, base: Base, batch: Batch, content: Array) -> dict[str, Array]:
         """What the incremental graph takes beside the views, by name."""
         everything = [0] * len(self.plan.views)  # of all views, all rows are there
-        return {"patch_content": content, **self._places(batch, content, everything), **base.inputs}
+        others = {name: array for name, array in base.inputs.items() if name not in base.views}
+        return {"patch_content": content, **self._places(batch, content, everything), **others}
 
     def _sent(self, told: Mapping[str, Array]) -> dict[str, Array | Resident]:
         """The same, where the graph wants it."""
@@ -146,16 +149,21 @@ class DeviceDriver(Driver):
         self, base: Base, sent: Mapping[str, Array | Resident], places: Mapping[str, Resident | None]
     ) -> dict[str, Resident]:
         """One run of the incremental graph, and of the tail behind it, by the names of their outputs."""
-        tail, engines = self.plan.tail, self.open()
-        late = {name: place for name, place in places.items() if tail is not None and name in tail.outputs}
-        early = {name: place for name, place in places.items() if name not in late}
-        between = tail.inputs if tail is not None and late else ()
-        early = {**dict.fromkeys(between), **early}  # what goes into the tail may be an output, too
-        found = engines.incremental.run_on(self._device, {**sent, **base.views}, early, self._number)
+        engines, (early, between, late) = self.open(), self._stages(places)
+        feed = {**sent, **base.views}
+        found = engines.incremental.run_on(self._device, feed, {name: places.get(name) for name in early}, self._number)
         if engines.tail is not None and late:
-            handed = {name: found[name] for name in between}
-            found |= engines.tail.result().run_on(self._device, handed, late, self._number)
+            handed, results = {name: found[name] for name in between}, {name: places[name] for name in late}
+            found |= engines.tail.result().run_on(self._device, handed, results, self._number)
         return found
+
+    def _stages(self, names: Iterable[str]) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
+        """Which outputs the incremental graph computes, which of them the tail takes, and which that computes."""
+        tail, wanted = self.plan.tail, dict.fromkeys(names)
+        late = tuple(name for name in wanted if tail is not None and name in tail.outputs)
+        between = tail.inputs if tail is not None and late else ()
+        # What goes into the tail may be an output, too.
+        return tuple(dict.fromkeys([*between, *(name for name in wanted if name not in late)])), between, late
 
     def _fetched(self, values: Resident, name: str) -> Output:
         found = values.fetched()

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,9 @@ SPIN_MICROSECONDS = 200
 """Threads of a run wait so long for its next node without going to sleep. ONNX Runtime's own limit is far longer: they
 go on after a run, on the cores that batches side by side would use."""
 
+
+NOT_CAPTURED = -1
+"""Number of a run that is neither captured nor replayed."""
 
 IN_FLIGHT = 2
 """Runs at a time on a device."""
@@ -76,8 +80,13 @@ class Engine:
 
     def inputs_on(self, device: Device) -> frozenset[str]:
         """The inputs that the graph reads on this device; others, as extents, it reads on the host."""
-        places = zip(self.shapes, self._session.get_input_memory_infos(), strict=True)
-        return frozenset(name for name, place in places if place.name.lower() == device.kind)
+        return frozenset(name for name, kind in self._places.items() if kind == device.kind)
+
+    @cached_property
+    def _places(self) -> dict[str, str]:
+        """The kind of device on which each input is read."""
+        infos = self._session.get_input_memory_infos()
+        return {name: info.name.lower() for name, info in zip(self.shapes, infos, strict=True)}
 
     def run(self, feed: Mapping[str, Array], names: Sequence[str] | None = None) -> list[Array]:
         """Run the graph once, from arrays to arrays.

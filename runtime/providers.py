@@ -33,9 +33,6 @@ CAPTURE = "enable_cuda_graph"
 TF32 = "use_tf32"
 """The option by which it rounds operands to 10 bits."""
 
-NOT_CAPTURED = -1
-"""Number of a run that is neither captured nor replayed."""
-
 _DRIVER, _CUDNN = ("nvcuda.dll", "cudnn64_9.dll") if sys.platform == "win32" else ("libcuda.so.1", "libcudnn.so.9")
 
 

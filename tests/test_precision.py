@@ -255,7 +255,7 @@ def test_tf32_is_asked_of_the_device() -> None:
     assert not in_tf32([("OtherExecutionProvider", {"use_tf32": "1"}), CPU])
 
 
-def test_a_session_says_tf32(made: kx.Artifact, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_session_says_tf32(made: kx.Artifact) -> None:
     exact = kx.Session(kx.compile(made.folder.with_name("net.onnx"), made.folder.with_name("e"), patch=4, verify=False))
     half = kx.Session(made)
     assert (exact.precision, half.precision) == ("float32", "float16")

@@ -84,8 +84,10 @@ shapes = {(len(b.queries), b.window_sizes.tobytes()) for b in session.exact.batc
 batches, found = len(list(session.exact.batches(origins, (16, 16)))), []
 for turn in range(2):
     reset()
-    asked = lambda: session.infer(session.materialize(image + turn), origins, np.zeros((3, 16, 16)))
-    threading.Thread(target=asked).start() or [t.join() for t in threading.enumerate() if t.name.startswith("Thread-")]
+    base = session.materialize(image + turn)
+    asking = threading.Thread(target=session.infer, args=(base, origins, np.zeros((3, 16, 16))))
+    asking.start()
+    asking.join()
     found.append(counts())
 reset()
 session.explain(session.materialize(image), 5, stride=8, progress=False)
